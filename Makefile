@@ -1,0 +1,55 @@
+# Two commands do everything: `make demo` and `make test`. Both install what they need first; a second time that is a no-op.
+
+PYTHON ?= python3
+# Where pip cannot find the CPU build of torch by itself, name PyTorch's CPU index here (see README, "Install").
+TORCH_INDEX ?=
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+STORE ?= artifacts
+MODEL ?= sft
+
+.DEFAULT_GOAL := help
+.PHONY: help install system assets demo serve test test-fast lint check chaos fuzz bench clean
+
+help:  ## Show the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+install: $(STAMP)  ## Create .venv with the pinned CPU stack
+
+$(STAMP): lock-cpu.txt pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --progress-bar on $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch==2.13.0
+	$(BIN)/python -m pip install --progress-bar on --no-deps -r lock-cpu.txt
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $(STAMP)
+
+# tcmalloc makes training up to a fifth faster; ip (network namespaces) is for the tests with separated hosts.
+SYSTEM_PACKAGES := libtcmalloc-minimal4 iproute2
+system:
+	@if command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ] && ! dpkg -s $(SYSTEM_PACKAGES) >/dev/null 2>&1; then \
+	  apt-get update -qq && apt-get install -y -qq --no-install-recommends $(SYSTEM_PACKAGES); fi
+
+assets: install  ## Fetch the demo's model and corpora (verified, cached under the artifact root)
+	$(BIN)/python -m jobs.quickstart_assets --into $(STORE)/assets
+
+demo: install assets  ## The main job on real input: corpus, CPT, SFT, evaluation, report
+	$(BIN)/acclimate run configs/quickstart.yaml --yes store=$(STORE)
+
+serve: install  ## Serve the demo's model (or MODEL=...) to OpenAI clients on 127.0.0.1:8000
+	$(BIN)/acclimate serve $(MODEL) --store $(STORE)
+
+test: install system assets  ## All tests
+	$(BIN)/python -m pytest tests
+
+test-fast: install  ## Tests without clusters, engines and browsers
+	$(BIN)/python -m pytest tests -m "not cluster and not vllm and not browser and not chaos and not gpu"
+
+lint: install  ## Formatting, lint, types, one-way imports
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/basedpyright
+	$(BIN)/lint-imports
+
+clean:  ## Remove what the build left (not the artifacts)
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .import_linter_cache

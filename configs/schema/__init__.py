@@ -1,0 +1,3 @@
+"""The config tree: `Run` is its root."""
+
+from configs.schema.run import Run as Run

@@ -1,0 +1,92 @@
+"""The root of the config tree: a run is a store, a cluster and named stages."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from configs.schema.corpus import CorpusStage, ShardsStage
+from configs.schema.evaluation import EvaluateStage, ReportStage
+from configs.schema.training import TrainStage
+from configs.schema.tree import Node, PositiveInt, StageName, recorded_only
+
+ARTIFACT_PREFIX = "artifact:"
+"""A stage input written `artifact:KEY` names a finished artifact of the store instead of a stage of this run."""
+
+
+class ModelStage(Node):
+    """A model from outside -> a model artifact that every node can read."""
+
+    stage: Literal["model"]
+    source: str = Field(description="A local directory, s3://..., artifact:KEY, or hf:ORG/NAME@COMMIT.")
+    chat_template: str | None = Field(
+        None, description="`instruction`, a path to a Jinja file, or null to keep the model's own."
+    )
+    trust_remote_code: bool = False
+
+
+Stage = Annotated[
+    ModelStage | CorpusStage | ShardsStage | TrainStage | EvaluateStage | ReportStage, Field(discriminator="stage")
+]
+
+
+class Cluster(Node):
+    """Which Ray runs the stages."""
+
+    address: str = Field("local", description="local: start Ray here; auto: the cluster this host belongs to; HOST:PORT.")
+    logical_cpus: PositiveInt | None = Field(
+        None, description="CPUs a local Ray offers; default: the cores of the machine, at least 4."
+    )
+
+
+class Run(Node):
+    """One run: what is computed (`stages`), where it is kept (`store`), where it is run (`cluster`)."""
+
+    name: StageName
+    seed: int = 0
+    store: str = Field("artifacts", description="Artifact root: a directory or s3://bucket/prefix.")
+    cluster: Cluster = recorded_only(Cluster())
+    tracking: Literal["tensorboard", "wandb", "none"] = recorded_only("tensorboard")
+    stages: dict[StageName, Stage] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _inputs_exist_and_fit(self) -> "Run":
+        seen: dict[str, str] = {}
+        for name, stage in self.stages.items():
+            for key, wanted_kinds, input_name in stage_inputs(stage):
+                if input_name.startswith(ARTIFACT_PREFIX):
+                    continue
+                if input_name not in seen:
+                    known = ", ".join(seen) or "none"
+                    raise ValueError(f"stages.{name}.{key}: no earlier stage is called {input_name!r} (earlier: {known})")
+                if seen[input_name] not in wanted_kinds:
+                    raise ValueError(
+                        f"stages.{name}.{key}: {input_name!r} is a {seen[input_name]} stage, "
+                        f"needed: {' or '.join(wanted_kinds)}"
+                    )
+            seen[name] = stage.stage
+        return self
+
+
+MODEL_KINDS = ("model", "cpt", "sft")
+
+
+def stage_inputs(stage: Stage) -> list[tuple[str, tuple[str, ...], str]]:
+    """The inputs of a stage as (config key, kinds that fit, name of the stage or artifact), in a fixed order."""
+    match stage:
+        case ModelStage():
+            if stage.source.startswith(ARTIFACT_PREFIX):
+                return [("source", MODEL_KINDS, stage.source)]
+            return []
+        case CorpusStage():
+            return []
+        case ShardsStage():
+            return [("corpus", ("corpus",), stage.corpus), ("model", MODEL_KINDS, stage.model)]
+        case TrainStage():
+            return [("model", MODEL_KINDS, stage.model), ("shards", ("shards",), stage.shards)]
+        case EvaluateStage():
+            models = [(f"models.{index}", MODEL_KINDS, name) for index, name in enumerate(stage.models)]
+            sets = [(f"sets.{name}.corpus", ("corpus",), chosen.corpus) for name, chosen in stage.sets.items()]
+            answers = [("answers.corpus", ("corpus",), stage.answers.corpus)] if stage.answers else []
+            return models + sets + answers
+        case ReportStage():
+            return [("evaluation", ("evaluate",), stage.evaluation)]

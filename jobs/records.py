@@ -1,0 +1,86 @@
+"""What crosses a process or is written to disk. Frozen, typed, importable without torch, ray or vllm.
+
+    sources -> Document -> (template) -> PackedRow -> PackedBatch (jobs/train/batch.py, tensors)
+
+A packed row is a list of *segments* (one document or conversation each, or a piece of a long document) that must not see
+each other. Weights say which tokens are learnt: 1 for every token of a text, 1 for the assistant's tokens of a conversation.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One document of a corpus; the row format of corpus Parquet files (see jobs/corpus/schema.py).
+
+    Example:
+        Document(document_id=-712..., text="Background. ...", messages=None, source="pubmed", licence="LicenseRef-NLM",
+                 confidentiality="public", uri="pubmed21n1298.xml.gz#32995873", sha256="9f2c...")
+    """
+
+    document_id: int
+    """First 8 bytes of `sha256` as a signed big-endian integer: the same text has the same id everywhere."""
+    text: str
+    """The cleaned text; for a conversation, the contents of its messages joined by blank lines."""
+    messages: str | None
+    """JSON list of {"role", "content"} (TRL's conversational type), or None for plain text."""
+    source: str
+    licence: str
+    confidentiality: str
+    uri: str
+    """Where the document came from, precise enough to find it again: file and row, page or record id."""
+    sha256: str
+    """Of the cleaned text in UTF-8."""
+
+
+@dataclass(frozen=True, slots=True)
+class PackedRow:
+    """At most `context` tokens of whole segments; the row format of shard Parquet files.
+
+    Example:
+        PackedRow(input_ids=[5, 9, 2, 7, 2], weights=[1, 1, 1, 0, 1], segment_lengths=[3, 2], document_ids=[-712, 44])
+    """
+
+    input_ids: list[int]
+    """(T,) tokens of all segments, one after the other; nothing is padded."""
+    weights: list[float]
+    """(T,) weight of predicting *this* token from those before it in its segment; the first token of a segment has none."""
+    segment_lengths: list[int]
+    """(S,) lengths that sum to T."""
+    document_ids: list[int]
+    """(S,) the document each segment came from."""
+
+
+@dataclass(frozen=True, slots=True)
+class RowIndex:
+    """Where a packed row lies and what it weighs: enough to plan every step without reading a token.
+
+    Example:
+        RowIndex(shard=3, row=17, tokens=1021, weight=1013.0)
+    """
+
+    shard: int
+    row: int
+    tokens: int
+    weight: float
+    """Sum of the row's weights: its share of the loss denominator."""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One line of a run's log, in the shape hosted fine-tuning services use.
+
+    Example:
+        Event(id="cpt-000041", created_at=1764.2, level="info", type="metrics", message="step 41/60",
+              data={"stage": "cpt", "step": 41, "loss": 2.61})
+    """
+
+    id: str
+    created_at: float
+    """Seconds since the epoch."""
+    level: str
+    """info | warn | error"""
+    type: str
+    """message | metrics"""
+    message: str
+    data: dict[str, object]
