@@ -124,14 +124,18 @@ class Store:
             self._write_local(path, data, os.replace)
 
     def create(self, path: str, data: bytes) -> bool:
-        """Writes a whole file unless it exists; False, and nothing written, where it does."""
+        """Writes a whole file unless it exists; False, and nothing written, where it does.
+
+        `data` must be this writer's own (hold its id): a PUT that succeeded but whose answer was lost is answered
+        "exists" when it is tried again, and is then recognised by its content.
+        """
         try:
             if self.is_s3:
                 self.fs.pipe_file(self.path(path), data, mode="create")
             else:
                 self._write_local(path, data, os.link)
         except FileExistsError:
-            return False
+            return self.read(path) == data
         return True
 
     def write_json(self, path: str, value: object) -> None:

@@ -32,7 +32,9 @@ Stage = Annotated[
 class Cluster(Node):
     """Which Ray runs the stages."""
 
-    address: str = Field("local", description="local: start Ray here; auto: the cluster this host belongs to; HOST:PORT.")
+    address: str = Field(
+        "local", description="local: start Ray here; auto: the cluster this host belongs to; HOST:PORT."
+    )
     logical_cpus: PositiveInt | None = Field(
         None, description="CPUs a local Ray offers; default: the cores of the machine, at least 4."
     )
@@ -57,7 +59,9 @@ class Run(Node):
                     continue
                 if input_name not in seen:
                     known = ", ".join(seen) or "none"
-                    raise ValueError(f"stages.{name}.{key}: no earlier stage is called {input_name!r} (earlier: {known})")
+                    raise ValueError(
+                        f"stages.{name}.{key}: no earlier stage is called {input_name!r} (earlier: {known})"
+                    )
                 if seen[input_name] not in wanted_kinds:
                     raise ValueError(
                         f"stages.{name}.{key}: {input_name!r} is a {seen[input_name]} stage, "

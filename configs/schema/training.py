@@ -46,9 +46,7 @@ class TrainStage(Node):
     steps: PositiveInt | None = Field(None, description="Optimizer steps; default: `epochs` over the shards.")
     epochs: float | None = Field(None, gt=0)
     batch_tokens: PositiveInt = Field(4096, description="Tokens of a global batch, over all ranks.")
-    micro_batch_tokens: PositiveInt = recorded_only(
-        2048, description="Most tokens in one forward pass of one rank."
-    )
+    micro_batch_tokens: PositiveInt = recorded_only(2048, description="Most tokens in one forward pass of one rank.")
     precision: Literal["bf16", "fp32"] = Field("bf16", description="Compute type; masters and reduction are fp32.")
     optimizer: Optimizer = Optimizer()
     activation_checkpointing: bool = recorded_only(False)

@@ -1,0 +1,161 @@
+"""Starts a Ray for this process, or joins one that runs.
+
+    local      -> a Ray on loopback with a directory of its own; ends with the block
+    auto       -> the cluster this host belongs to (or RAY_ADDRESS)
+    HOST:PORT  -> the cluster whose head is there
+
+Where other hosts take part, they share no disk with us: the checkout travels as Ray's working directory. Nothing secret is
+ever put into a runtime environment, because Ray shows it to everybody who may list jobs.
+"""
+
+import importlib.metadata
+import logging
+import os
+import platform
+import shutil
+import socket
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import AuthenticationError
+
+from cluster.checkout import CHECKOUT, copy_checkout
+from cluster.preload import preload_environment
+from configs.schema.run import Cluster
+
+LOCAL_CPUS = 4
+"""Logical CPUs of a local Ray at least: serving needs 3 (ingress, replica, engine), whatever the machine has."""
+
+CONNECT_TIMEOUT_S = 10.0
+"""A head in another region answers within a second; ten leave room for a busy one."""
+
+SUBMITTED_JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+"""Ray sets it for the driver of a submitted job (ray/_private/runtime_env/constants.py), whose working directory and
+environment are already everywhere and must not be given twice."""
+
+
+class ClusterUnreachable(RuntimeError):
+    """No Ray answers at the address, or it refuses us; the message says what to check. Exit code 4."""
+
+
+@dataclass(frozen=True)
+class Session:
+    """A connection of this process to a Ray.
+
+    Example:
+        Session(address="127.0.0.1:41231", started_here=True, directory=Path("/tmp/acclimate-x1y2"))
+    """
+
+    address: str
+    started_here: bool
+    directory: Path | None
+    """Logs and sockets of a Ray started here; None for one that was joined."""
+
+
+@contextmanager
+def connect(cluster: Cluster) -> Iterator[Session]:
+    """Connects this process to the Ray that `cluster` names, and disconnects (or ends what was started) afterwards.
+
+    Raises ClusterUnreachable; CheckoutTooLarge where the checkout would have to travel.
+    """
+    if cluster.address == "local":
+        with _local(cluster.logical_cpus or max(LOCAL_CPUS, os.cpu_count() or 1)) as session:
+            yield session
+    else:
+        with _joined(cluster.address) as session:
+            yield session
+
+
+def versions() -> dict[str, str]:
+    """Python and the installed versions that must agree between a driver and its workers; "absent" where not installed."""
+    return {"python": platform.python_version()} | {name: _installed(name) for name in ("ray", "torch", "vllm")}
+
+
+def _installed(distribution: str) -> str:
+    """vllm goes by three names: the CUDA build, and the CPU build under either of its own."""
+    for name in (distribution, f"{distribution}-cpu"):
+        try:
+            return importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return "absent"
+
+
+@contextmanager
+def _local(logical_cpus: int) -> Iterator[Session]:
+    # Unix socket paths end at 107 characters and Ray adds about 70, hence /tmp and a short name.
+    directory = Path(tempfile.mkdtemp(prefix="acclimate-", dir="/tmp"))
+    context = ray.init(
+        address="local",
+        num_cpus=logical_cpus,
+        include_dashboard=False,
+        logging_level=logging.WARNING,
+        runtime_env={"env_vars": {**_import_path(), **preload_environment()}},
+        _node_ip_address="127.0.0.2",
+        _temp_dir=str(directory),
+    )
+    try:
+        yield Session(context.address_info["address"], started_here=True, directory=directory)
+    except BaseException:
+        ray.shutdown()
+        logging.getLogger(__name__).warning("the logs of this run's Ray stay in %s", directory)
+        raise
+    ray.shutdown()
+    shutil.rmtree(directory, ignore_errors=True)  # a worker that is still ending may add a last line to its log
+
+
+def _import_path() -> dict[str, str]:
+    """Workers on this host import the same checkout as we do."""
+    present = os.environ.get("PYTHONPATH")
+    return {"PYTHONPATH": f"{CHECKOUT}:{present}" if present else str(CHECKOUT)}
+
+
+@contextmanager
+def _joined(address: str) -> Iterator[Session]:
+    if address != "auto":
+        require_listening(address)
+    with tempfile.TemporaryDirectory(prefix="acclimate-checkout-") as copy:
+        runtime_env: dict[str, Any] | None = None
+        if SUBMITTED_JOB_VARIABLE not in os.environ:
+            copy_checkout(Path(copy))
+            runtime_env = {"working_dir": copy, "env_vars": preload_environment()}
+        try:
+            context = ray.init(address=address, logging_level=logging.WARNING, runtime_env=runtime_env)
+        except AuthenticationError as error:
+            raise ClusterUnreachable(token_problem(address)) from error
+        except (ConnectionError, TimeoutError, RuntimeError) as error:
+            raise ClusterUnreachable(
+                f"No Ray answers at {address} ({type(error).__name__}: {error}). "
+                "Check the address with `ray status --address HOST:PORT`, or use `cluster.address=local`."
+            ) from error
+    try:
+        yield Session(context.address_info["address"], started_here=False, directory=None)
+    finally:
+        ray.shutdown()
+
+
+def require_listening(address: str) -> None:
+    """Raises ClusterUnreachable unless something accepts connections at HOST:PORT within CONNECT_TIMEOUT_S."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit():
+        raise ClusterUnreachable(f"cluster.address={address!r} is not an address: give `local`, `auto` or HOST:PORT.")
+    try:
+        socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT_S).close()
+    except OSError as error:
+        raise ClusterUnreachable(
+            f"Nothing answers at {address} ({error}). Check that the head runs, that the port is the one of its GCS "
+            "(6379 unless started otherwise) and that a firewall or VPN lets you through."
+        ) from error
+
+
+def token_problem(address: str) -> str:
+    """What to do about a refused token."""
+    return (
+        f"The Ray at {address} refuses our token. Set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN to the cluster's token "
+        "(or RAY_AUTH_TOKEN_PATH to a file that holds it); on the head, `ray get-auth-token` prints it."
+    )
