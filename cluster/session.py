@@ -14,6 +14,7 @@ import os
 import platform
 import shutil
 import socket
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,6 +31,10 @@ from configs.schema.run import Cluster
 
 LOCAL_CPUS = 4
 """Logical CPUs of a local Ray at least: serving needs 3 (ingress, replica, engine), whatever the machine has."""
+
+LOOPBACK = "127.0.0.2" if sys.platform == "linux" else "127.0.0.1"
+"""A local Ray's address: nothing depends on an interface that may come and go. Ray replaces 127.0.0.1 on Linux by the
+host's outer address (ray/_private/services.py, resolve_ip_for_localhost), other loopback addresses it leaves alone."""
 
 CONNECT_TIMEOUT_S = 10.0
 """A head in another region answers within a second; ten leave room for a busy one."""
@@ -90,13 +95,15 @@ def _installed(distribution: str) -> str:
 def _local(logical_cpus: int) -> Iterator[Session]:
     # Unix socket paths end at 107 characters and Ray adds about 70, hence /tmp and a short name.
     directory = Path(tempfile.mkdtemp(prefix="acclimate-", dir="/tmp"))
+    # Its only news is that the local Ray asks for a token, which it made itself.
+    logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
     context = ray.init(
         address="local",
         num_cpus=logical_cpus,
         include_dashboard=False,
         logging_level=logging.WARNING,
         runtime_env={"env_vars": {**_import_path(), **preload_environment()}},
-        _node_ip_address="127.0.0.2",
+        _node_ip_address=LOOPBACK,
         _temp_dir=str(directory),
     )
     try:
