@@ -109,7 +109,7 @@ def find_artifact(store: Store, kind: str, key: str) -> Artifact | None:
 def list_artifacts(store: Store) -> list[Artifact]:
     """All finished artifacts, oldest first."""
     found = []
-    for name in store.list("artifacts"):
+    for name in store.names("artifacts"):
         kind, _, key = name.rpartition("-")
         artifact = find_artifact(store, kind, key)
         if artifact is not None:

@@ -36,7 +36,8 @@ class LeaseRecord:
     """What stands in a lease file.
 
     Example:
-        LeaseRecord(attempt=2, owner="node-3 pid 4711", host="node-3", pid=4711, process_started=81234, renewed_at=..., expires_at=...)
+        LeaseRecord(attempt=2, owner="node-3 pid 4711", host="node-3/1f0c9a2b", pid=4711, process_started=81234,
+                    renewed_at=1764.0, expires_at=1824.0)
     """
 
     attempt: int
@@ -70,7 +71,7 @@ def host_id() -> str:
 
 def read_lease(directory: Store) -> LeaseRecord | None:
     """The newest lease of a directory, None where nobody ever wrote."""
-    names = directory.list("lease")
+    names = directory.names("lease")
     return LeaseRecord(**directory.read_json("lease", names[-1])) if names else None
 
 
@@ -120,7 +121,7 @@ class Lease:
 
 def check_attempt(directory: Store, attempt: int) -> None:
     """Raises LeaseLost unless `attempt` is the newest of the directory."""
-    newest = max((int(name.removesuffix(".json")) for name in directory.list("lease")), default=0)
+    newest = max((int(name.removesuffix(".json")) for name in directory.names("lease")), default=0)
     if newest != attempt:
         raise LeaseLost(f"{directory.root}: attempt {attempt} was taken for dead, attempt {newest} writes now")
 

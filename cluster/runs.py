@@ -95,7 +95,7 @@ class RunLog:
 
 def list_runs(store: Store) -> list[dict[str, Any]]:
     """The status of all runs, oldest first."""
-    statuses = [read_status(store, run_id) for run_id in store.list("runs")]
+    statuses = [read_status(store, run_id) for run_id in store.names("runs")]
     return sorted(statuses, key=lambda status: status["created_at"])
 
 
@@ -109,7 +109,7 @@ def read_status(store: Store, run_id: str) -> dict[str, Any]:
 
 def read_events(store: Store, run_id: str, after: int = -1) -> Iterator[tuple[int, dict[str, Any]]]:
     """(segment number, event) of the segments after number `after`, in order."""
-    for name in store.list("runs", run_id, "events"):
+    for name in store.names("runs", run_id, "events"):
         segment = int(name.removesuffix(".jsonl"))
         if segment > after:
             for line in store.read("runs", run_id, "events", name).splitlines():

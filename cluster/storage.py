@@ -97,7 +97,7 @@ class Store:
     def exists(self, *parts: str) -> bool:
         return bool(self.fs.exists(self.path(*parts)))
 
-    def list(self, *parts: str) -> list[str]:
+    def names(self, *parts: str) -> list[str]:
         """Names directly below, files and directories, sorted; empty where nothing is."""
         try:
             entries = self.fs.ls(self.path(*parts), detail=False)
@@ -153,7 +153,7 @@ class Store:
             target.parent.mkdir(parents=True, exist_ok=True)
             writing = target.with_name(f".writing-{uuid.uuid4().hex}")
             shutil.copyfile(local, writing)
-            os.replace(writing, target)
+            writing.replace(target)
 
     def get(self, path: str, local: Path) -> None:
         """Copies a file of the store to a local path."""

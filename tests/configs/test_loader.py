@@ -1,0 +1,120 @@
+"""Config files: what a user may get wrong is answered with file, line, key and the nearest valid key."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from configs.loader import ConfigError, load_run, schema
+from configs.schema.training import TrainStage
+from configs.schema.tree import hashed_values
+
+BASE = """\
+name: toy
+seed: 3
+stages:
+  base:
+    stage: model
+    source: somewhere
+  papers:
+    stage: corpus
+    sources:
+      local: {path: "data/*.jsonl", format: jsonl, licence: CC-BY-4.0}
+  rows:
+    stage: shards
+    corpus: papers
+    model: base
+    rows: text
+  cpt:
+    stage: cpt
+    model: base
+    shards: rows
+    steps: 4
+    optimizer:
+      learning_rate: 2e-5
+"""
+
+
+def write(tmp_path: Path, text: str, name: str = "run.yaml") -> str:
+    file = tmp_path / name
+    file.write_text(text)
+    return str(file)
+
+
+def test_a_run_file_becomes_a_frozen_tree(tmp_path: Path) -> None:
+    run = load_run(write(tmp_path, BASE)).run
+    cpt = run.stages["cpt"]
+    assert isinstance(cpt, TrainStage)
+    assert cpt.optimizer.learning_rate == 2e-5
+    assert cpt.steps == 4
+    with pytest.raises(ValueError, match="frozen"):
+        cpt.steps = 5  # pyright: ignore[reportAttributeAccessIssue]
+
+
+@pytest.mark.parametrize(
+    ("line", "replacement", "expected"),
+    [
+        ("      learning_rate: 2e-5", "      learning_rte: 2e-5", r"run.yaml:22: unknown key `stages.cpt.optimizer.learning_rte`; did you mean `learning_rate`"),
+        ("    steps: 4", "    step: 4", r"run.yaml:20: unknown key `stages.cpt.step`; did you mean `steps`"),
+        ("    model: base\n    shards", "    model: bse\n    shards", r"stages.cpt.model: no earlier stage is called 'bse'"),
+        ("    shards: rows", "    shards: papers", r"'papers' is a corpus stage, needed: shards"),
+        ("    steps: 4", "    steps: four", r"run.yaml:20: `stages.cpt.steps`: Input should be a valid integer"),
+        ("seed: 3", "seed: 3\nseed: 4", r"run.yaml:3: `seed` is given twice"),
+        ("    stage: cpt", "    stage: ctp", r"run.yaml:16: `stages.cpt`: .*'ctp'"),
+        ("    rows: text\n", "", r"`stages.rows.rows`: Field required"),
+        ("format: jsonl", "format: jsonl, licens: x", r"run.yaml:10: unknown key `stages.papers.sources.local.licens`; did you mean `licence`"),
+        ("name: toy", "name: toy\nstorre: x", r"run.yaml:2: unknown key `storre`; did you mean `store`"),
+    ],
+)  # fmt: skip
+def test_errors_name_the_place_and_the_remedy(tmp_path: Path, line: str, replacement: str, expected: str) -> None:
+    assert line in BASE
+    with pytest.raises(ConfigError, match=expected):
+        load_run(write(tmp_path, BASE.replace(line, replacement)))
+
+
+def test_extends_merges_deeply_and_replaces_lists(tmp_path: Path) -> None:
+    write(tmp_path, BASE, "base.yaml")
+    text = "extends: base.yaml\nseed: 9\nstages:\n  cpt:\n    steps: 7\n"
+    run = load_run(write(tmp_path, text)).run
+    cpt = run.stages["cpt"]
+    assert isinstance(cpt, TrainStage)
+    assert (run.seed, cpt.steps, cpt.optimizer.learning_rate) == (9, 7, 2e-5)
+
+
+def test_an_error_in_a_base_names_the_base(tmp_path: Path) -> None:
+    write(tmp_path, BASE.replace("steps: 4", "stepps: 4"), "base.yaml")
+    with pytest.raises(ConfigError, match=r"base.yaml:20: unknown key"):
+        load_run(write(tmp_path, "extends: base.yaml\nseed: 9\n"))
+
+
+def test_extends_in_a_circle_is_an_error(tmp_path: Path) -> None:
+    write(tmp_path, "extends: b.yaml\n", "a.yaml")
+    write(tmp_path, "extends: a.yaml\n", "b.yaml")
+    with pytest.raises(ConfigError, match="leads back"):
+        load_run(str(tmp_path / "a.yaml"))
+
+
+def test_overrides_win_and_are_named_in_errors(tmp_path: Path) -> None:
+    file = write(tmp_path, BASE)
+    cpt = load_run(file, ("stages.cpt.steps=11", "stages.cpt.optimizer.learning_rate=1e-4")).run.stages["cpt"]
+    assert isinstance(cpt, TrainStage)
+    assert (cpt.steps, cpt.optimizer.learning_rate) == (11, 1e-4)
+    with pytest.raises(ConfigError, match=r"override 'stages.cpt.stepz=1': unknown key .* did you mean `steps`"):
+        load_run(file, ("stages.cpt.stepz=1",))
+    with pytest.raises(ConfigError, match="expected dotted.key=value"):
+        load_run(file, ("steps",))
+
+
+def test_what_is_recorded_only_does_not_enter_the_key(tmp_path: Path) -> None:
+    file = write(tmp_path, BASE)
+    four = load_run(file, ("stages.cpt.resources.ranks=4", "stages.cpt.micro_batch_tokens=64")).run.stages["cpt"]
+    other = load_run(file, ("stages.cpt.steps=5",)).run.stages["cpt"]
+    one = load_run(file).run.stages["cpt"]
+    assert hashed_values(one) == hashed_values(four)
+    assert hashed_values(one) != hashed_values(other)
+
+
+def test_the_schema_is_json_and_knows_every_stage() -> None:
+    text = json.dumps(schema())
+    for kind in ("model", "corpus", "shards", "cpt", "sft", "evaluate", "report"):
+        assert f'"{kind}"' in text
