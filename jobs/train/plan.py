@@ -1,0 +1,120 @@
+"""Which rows make up which step, and who computes them: pure functions of (index, seed, step, world size).
+
+    index of rows --epoch order--> stream of rows --cut--> rows of step s --balance--> ranks x micro-batches
+
+The rows of a step do not depend on the world size, so a run that is resumed on other hardware sees the same global batches.
+There is no state to save: the order of epoch e is drawn from a generator keyed by (seed, e).
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from configs.schema.training import TrainStage
+
+Rows = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class RowTable:
+    """The index of a split as columns; row i of the table is packed row `row[i]` of shard `shard[i]`. Shape (R,) each."""
+
+    shard: Rows
+    row: Rows
+    tokens: Rows
+    weight: NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.shard)
+
+
+@dataclass(frozen=True)
+class StepPlan:
+    """Who computes what in one step: `ranks[r][m]` are the rows (of the RowTable) in micro-batch m of rank r.
+
+    Every rank has the same number of micro-batches, empty ones included, because each is a round of collectives.
+
+    Example:
+        StepPlan(ranks=(((4, 7), (1,)), ((9,), (3,))), denominator=4090.0, tokens=4096)
+    """
+
+    ranks: tuple[tuple[tuple[int, ...], ...], ...]
+    denominator: float
+    """Sum of the weights of all rows of the step: the loss is divided by it on every rank."""
+    tokens: int
+
+
+def rows_per_step(stage: TrainStage, context: int) -> int:
+    """How many packed rows a global batch holds: a row is a fixed budget of tokens, nearly full."""
+    return max(1, stage.batch_tokens // context)
+
+
+def total_steps(stage: TrainStage, row_count: int, context: int) -> int:
+    """Length of the run in optimizer steps."""
+    if stage.steps is not None:
+        return stage.steps
+    assert stage.epochs is not None
+    return max(1, math.ceil(stage.epochs * row_count / rows_per_step(stage, context)))
+
+
+def epoch_order(shard: Rows, seed: int, epoch: int) -> Rows:
+    """The rows of one epoch in training order, shape (R,).
+
+    Shards come in random order and rows in random order inside a shard, so a reader holds one shard at a time. A shard is
+    itself a random sample of the documents, because documents go to shards by a hash of their content.
+    """
+    generator = np.random.Generator(np.random.Philox(key=np.array([seed, epoch], dtype=np.uint64)))
+    order = [generator.permutation(np.flatnonzero(shard == number)) for number in generator.permutation(np.unique(shard))]
+    return np.concatenate(order)
+
+
+def rows_of_step(shard: Rows, seed: int, step: int, count: int) -> Rows:
+    """The rows of global batch `step` (from 0): `count` consecutive ones of the stream of epochs, shape (count,)."""
+    first, row_count = step * count, len(shard)
+    rows: list[Rows] = []
+    position = first
+    while position < first + count:
+        epoch, offset = divmod(position, row_count)
+        taken = epoch_order(shard, seed, epoch)[offset : offset + first + count - position]
+        rows.append(taken)
+        position += len(taken)
+    return np.concatenate(rows)
+
+
+def plan_step(table: RowTable, seed: int, step: int, count: int, world_size: int, micro_batch_tokens: int) -> StepPlan:
+    """Gives the rows of a step to ranks and micro-batches so that every rank has about the same number of tokens."""
+    rows = rows_of_step(table.shard, seed, step, count)
+    tokens = {int(row): int(table.tokens[row]) for row in rows}
+    per_rank = [_micro_batches(mine, tokens, micro_batch_tokens) for mine in _balance(rows.tolist(), tokens, world_size)]
+    rounds = max(len(batches) for batches in per_rank)
+    ranks = tuple(tuple(batches) + ((),) * (rounds - len(batches)) for batches in per_rank)
+    return StepPlan(ranks, denominator=float(table.weight[rows].sum()), tokens=int(table.tokens[rows].sum()))
+
+
+def _balance(rows: Sequence[int], tokens: dict[int, int], world_size: int) -> list[list[int]]:
+    """Longest first, each to the rank with the fewest tokens so far (Graham's rule: at most 4/3 of the best split)."""
+    ranks: list[list[int]] = [[] for _ in range(world_size)]
+    load = [0] * world_size
+    for row in sorted(rows, key=lambda row: (-tokens[row], row)):
+        lightest = min(range(world_size), key=lambda rank: (load[rank], rank))
+        ranks[lightest].append(row)
+        load[lightest] += tokens[row]
+    return ranks
+
+
+def _micro_batches(rows: Sequence[int], tokens: dict[int, int], limit: int) -> list[tuple[int, ...]]:
+    """First fit; a row longer than the limit travels alone."""
+    batches: list[list[int]] = []
+    loads: list[int] = []
+    for row in rows:
+        place = next((index for index, load in enumerate(loads) if load + tokens[row] <= limit), None)
+        if place is None:
+            batches.append([row])
+            loads.append(tokens[row])
+        else:
+            batches[place].append(row)
+            loads[place] += tokens[row]
+    return [tuple(batch) for batch in batches] or [()]
