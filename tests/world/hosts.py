@@ -1,0 +1,272 @@
+"""Several hosts on one machine which share nothing but the network, and Ray on them.
+
+Each host has its own network address, process ids, host name and disk: /tmp, /dev/shm, HOME, the checkout and with it the
+default artifact root start out empty. Only the interpreter (.venv) is readable everywhere. The first host, where the
+driver runs, has a copy of the checkout's files; the others get code from Ray's working_dir or not at all.
+
+A host is one process (process 1 of its process namespace): when that is killed the kernel ends everything in it and its
+network and disk vanish, as when a machine is lost. Nothing stays behind when the tests themselves are killed.
+"""
+
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from tests.world.conditions import kill_process, wait_for
+from tests.world.network import Switch, Wire, held_by_this_process
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+HIDDEN = ("/tmp", "/var/tmp", "/dev/shm", str(Path.home()), str(CHECKOUT))
+"""Everything of this machine that code under test writes to: what is left is the operating system."""
+
+HOST_START_S = 20.0
+RAY_START_S = 90.0
+"""Ray's processes import for 5-10 s each on a loaded two-core machine, and a host starts about eight of them."""
+
+OBJECT_STORE_BYTES = 200 * 2**20
+"""Ray's minimum is 75 MiB; test models and batches are a few MB."""
+
+COUNT_NODES = """
+import sys, time, ray
+ray.init(address="auto", logging_level="ERROR", log_to_driver=False)
+deadline = time.monotonic() + float(sys.argv[2])
+while (alive := sum(node["Alive"] for node in ray.nodes())) != int(sys.argv[1]):
+    if time.monotonic() > deadline:
+        sys.exit(f"{alive} of {sys.argv[1]} raylets are alive after {sys.argv[2]} s")
+    time.sleep(0.1)
+"""
+
+
+def why_no_hosts() -> str | None:
+    """The reason this machine cannot make separated hosts, or None."""
+    if os.geteuid() != 0:
+        return "separated hosts need root (network and mount namespaces)"
+    missing = [name for name in ("ip", "unshare", "nsenter", "setpriv", "mount") if shutil.which(name) is None]
+    if missing:
+        return f"separated hosts need {', '.join(missing)} (packages iproute2 and util-linux)"
+    probe = subprocess.run(
+        ["unshare", "--mount", "--net", "--uts", "--pid", "--fork", "ip", "link", "add", "probe", "type", "veth"],
+        capture_output=True,
+        text=True,
+    )
+    return None if probe.returncode == 0 else f"namespaces or veth are not allowed here: {probe.stderr.strip()}"
+
+
+@dataclass
+class Host:
+    """One host. `environment` is all that its commands see; nothing of the tests' own environment leaks in."""
+
+    number: int
+    name: str
+    wire: Wire
+    environment: dict[str, str]
+    logs: Path
+    init_pid: int
+    _unshare: subprocess.Popen[str]
+    _started: list[subprocess.Popen[str]] = field(default_factory=list)
+
+    @property
+    def address(self) -> str:
+        return self.wire.address
+
+    @property
+    def is_alive(self) -> bool:
+        return self._unshare.poll() is None
+
+    def run(
+        self, command: Sequence[str], environment: Mapping[str, str] | None = None, timeout_s: float = 120
+    ) -> subprocess.CompletedProcess[str]:
+        """Runs a command to its end. Raises CalledProcessError (with both outputs as notes) and TimeoutExpired."""
+        result = subprocess.run(
+            self._entered(command, environment), capture_output=True, text=True, timeout=timeout_s, env={}
+        )
+        if result.returncode != 0:
+            error = subprocess.CalledProcessError(result.returncode, list(command), result.stdout, result.stderr)
+            error.add_note(f"on {self.name}\nstdout: {result.stdout[-4000:]}\nstderr: {result.stderr[-4000:]}")
+            raise error
+        return result
+
+    def start(
+        self, command: Sequence[str], log: str, environment: Mapping[str, str] | None = None
+    ) -> subprocess.Popen[str]:
+        """Starts a command whose output goes to `<logs>/<host>-<log>.log`; it ends with the host at the latest."""
+        with open(self.log_path(log), "a") as output:
+            process = subprocess.Popen(
+                self._entered(command, environment), stdout=output, stderr=subprocess.STDOUT, text=True, env={}
+            )
+        self._started.append(process)
+        return process
+
+    def log_path(self, log: str) -> Path:
+        return self.logs / f"{self.name}-{log}.log"
+
+    def kill(self) -> None:
+        """The host is lost at once: its processes are killed (-9), its network and disk are gone."""
+        for process in [self._unshare, *self._started]:
+            kill_process(process)
+
+    def _entered(self, command: Sequence[str], environment: Mapping[str, str] | None) -> list[str]:
+        variables = {**self.environment, **(environment or {})}
+        assignments = [f"{name}={value}" for name, value in variables.items()]
+        directory = str(CHECKOUT) if self.number == 1 else "/tmp"
+        enter = ["nsenter", "-t", str(self.init_pid), "--mount", "--uts", "--net", "--pid", f"--wdns={directory}"]
+        return held_by_this_process([*map(_absolute, enter[:1]), *enter[1:], _absolute("env"), *assignments, *command])
+
+
+class SeparatedHosts:
+    """`count` hosts with one Ray cluster over them: the head on the first. Context manager; needs root.
+
+    `environment` is added to every host's (AWS_* of the S3 server, which listens on `gateway_address`).
+
+    Example:
+        with SeparatedHosts(3, logs=tmp_path) as hosts:
+            hosts.start_ray({"AWS_ENDPOINT_URL": ...})
+            hosts.driver.run(["python", "-m", "jobs.cli", "run", "configs/quickstart.yaml"])
+            hosts[2].kill()
+    """
+
+    def __init__(self, count: int, logs: Path) -> None:
+        self.count = count
+        self.logs = logs
+        self.hosts: list[Host] = []
+        self._resources = ExitStack()
+
+    def __enter__(self) -> Self:
+        with ExitStack() as starting:
+            self._switch = starting.enter_context(Switch())
+            self._addresses = self.logs / "hosts"
+            self._addresses.write_text("127.0.0.1 localhost\n" + "".join(
+                f"{self._switch.address(number)} {_host_name(number)}\n" for number in range(1, self.count + 1)
+            ))
+            self._token = secrets.token_hex(32)
+            for number in range(1, self.count + 1):
+                self.hosts.append(self._new_host(number, starting))
+            _copy_checkout(self.driver)
+            self._resources = starting.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._resources.close()
+
+    def __getitem__(self, number: int) -> Host:
+        """Host `number`, from 1."""
+        return self.hosts[number - 1]
+
+    @property
+    def driver(self) -> Host:
+        return self[1]
+
+    @property
+    def gateway_address(self) -> str:
+        """Where servers of this machine must listen to be reached from the hosts."""
+        return self._switch.gateway_address
+
+    @property
+    def ray_address(self) -> str:
+        return f"{self.driver.address}:6379"
+
+    def start_ray(self, environment: Mapping[str, str], cpus_per_host: int = 4) -> None:
+        """Starts the head and the other raylets and returns when all are alive. Raises TimeoutError."""
+        for host in self.hosts:
+            host.environment.update(environment)
+        head = ["--head", f"--port={self.ray_address.rsplit(':')[-1]}", "--include-dashboard=false"]
+        self._start_raylet(self.driver, head, cpus_per_host)
+        for host in self.hosts[1:]:
+            self._start_raylet(host, [f"--address={self.ray_address}"], cpus_per_host)
+        self.wait_for_nodes(self.count)
+
+    def wait_for_nodes(self, alive: int, timeout_s: float = RAY_START_S) -> None:
+        """Raises CalledProcessError with the number of raylets that are alive instead."""
+        self.driver.run(["python", "-c", COUNT_NODES, str(alive), str(timeout_s)], timeout_s=timeout_s + 30)
+
+    def replace(self, number: int, cpus: int = 4) -> Host:
+        """A new, empty host in the place of one that was killed, joined to the cluster."""
+        old = self[number]
+        assert not old.is_alive, f"{old.name} is alive: kill it first"
+        new = self._new_host(number, self._resources)
+        new.environment.update(old.environment)
+        self.hosts[number - 1] = new
+        self._start_raylet(new, [f"--address={self.ray_address}"], cpus)
+        return new
+
+    def _start_raylet(self, host: Host, role: Sequence[str], cpus: int) -> None:
+        resources = [f"--num-cpus={cpus}", f"--object-store-memory={OBJECT_STORE_BYTES}"]
+        raylet = host.start(
+            ["ray", "start", *role, f"--node-ip-address={host.address}", *resources, "--block"], log="ray"
+        )
+
+        def is_up() -> bool:
+            text = host.log_path("ray").read_text()
+            if raylet.poll() is not None:
+                raise RuntimeError(f"ray start on {host.name} ended with {raylet.returncode}:\n{text[-4000:]}")
+            return "Ray runtime started" in text
+
+        wait_for(f"ray start on {host.name} (log {host.log_path('ray')})", is_up, RAY_START_S)
+
+    def _new_host(self, number: int, resources: ExitStack) -> Host:
+        name = _host_name(number)
+        isolate = ["unshare", "--mount", "--uts", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"]
+        keep = _needed_directories()
+        init = ["bash", str(Path(__file__).with_name("host_init.sh")), name, str(self._addresses), *keep, "--", *HIDDEN]
+        unshare = subprocess.Popen(held_by_this_process([*isolate, *init]), stdout=subprocess.PIPE, text=True)
+        resources.callback(kill_process, unshare)
+        assert unshare.stdout is not None
+        line = unshare.stdout.readline()
+        assert line == "ready\n", f"{name} did not start; its first line was {line!r}"
+        init_pid = int(Path(f"/proc/{unshare.pid}/task/{unshare.pid}/children").read_text().split()[0])
+        wire = self._switch.plug_in(init_pid, number)
+        host = Host(number, name, wire, self._environment(wire), self.logs, init_pid, unshare)
+        resources.callback(host.kill)
+        return host
+
+    def _environment(self, wire: Wire) -> dict[str, str]:
+        return {
+            "PATH": f"{Path(sys.prefix) / 'bin'}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+            "HOME": str(Path.home()),
+            "LANG": "C.UTF-8",
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "HF_HUB_OFFLINE": "1",
+            # gloo takes the first interface it finds otherwise, which is the loopback.
+            "GLOO_SOCKET_IFNAME": wire.device,
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": self._token,
+            "RAY_USAGE_STATS_ENABLED": "0",
+        }
+
+
+def _host_name(number: int) -> str:
+    return f"host{number}"
+
+
+def _needed_directories() -> list[str]:
+    """What must stay readable below the hidden directories: the environment and the interpreter it was made from."""
+    directories = {sys.prefix, sys.base_prefix, sysconfig.get_path("purelib").split("/lib/")[0]}
+    return sorted(path for path in directories if any(Path(path).is_relative_to(hidden) for hidden in HIDDEN))
+
+
+def _absolute(command: str) -> str:
+    """Commands are started with an empty environment, hence without PATH."""
+    path = shutil.which(command)
+    assert path is not None, f"{command} is not installed"
+    return path
+
+
+def _copy_checkout(host: Host) -> None:
+    """Gives a host what a clone would have, and files not yet committed; nothing that git ignores."""
+    git = ["git", "-C", str(CHECKOUT), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    names = [name for name in subprocess.check_output(git, text=True).split("\0") if name and (CHECKOUT / name).exists()]
+    pack = ["tar", "-C", str(CHECKOUT), "--null", "--files-from=-", "-cf", "-"]
+    packed = subprocess.run(pack, input="\0".join(names).encode(), capture_output=True, check=True).stdout
+    unpack = ["nsenter", "-t", str(host.init_pid), "--mount", "tar", "-C", str(CHECKOUT), "-xf", "-"]
+    subprocess.run(unpack, input=packed, check=True)
