@@ -13,9 +13,11 @@ import logging
 import os
 import platform
 import shutil
+import signal
 import socket
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -97,23 +99,30 @@ def _local(logical_cpus: int) -> Iterator[Session]:
     directory = Path(tempfile.mkdtemp(prefix="acclimate-", dir="/tmp"))
     # Its only news is that the local Ray asks for a token, which it made itself.
     logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
-    context = ray.init(
-        address="local",
-        num_cpus=logical_cpus,
-        include_dashboard=False,
-        logging_level=logging.WARNING,
-        runtime_env={"env_vars": {**_import_path(), **preload_environment()}},
-        _node_ip_address=LOOPBACK,
-        _temp_dir=str(directory),
-    )
     try:
-        yield Session(context.address_info["address"], started_here=True, directory=directory)
+        _initialise(
+            address="local",
+            num_cpus=logical_cpus,
+            include_dashboard=False,
+            runtime_env={"env_vars": {**_import_path(), **preload_environment()}},
+            _node_ip_address=LOOPBACK,
+            _temp_dir=str(directory),
+        )
+        yield Session(ray.get_runtime_context().gcs_address, started_here=True, directory=directory)
     except BaseException:
         ray.shutdown()
         logging.getLogger(__name__).warning("the logs of this run's Ray stay in %s", directory)
         raise
     ray.shutdown()
     shutil.rmtree(directory, ignore_errors=True)  # a worker that is still ending may add a last line to its log
+
+
+def _initialise(**options: Any) -> None:
+    """ray.init, after which a SIGTERM still reaches the caller's handler: Ray replaces it by one that exits at once."""
+    handler = signal.getsignal(signal.SIGTERM)
+    ray.init(logging_level=logging.WARNING, **options)
+    if callable(handler) and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)
 
 
 def _import_path() -> dict[str, str]:
@@ -132,7 +141,7 @@ def _joined(address: str) -> Iterator[Session]:
             copy_checkout(Path(copy))
             runtime_env = {"working_dir": copy, "env_vars": preload_environment()}
         try:
-            context = ray.init(address=address, logging_level=logging.WARNING, runtime_env=runtime_env)
+            _initialise(address=address, runtime_env=runtime_env)
         except AuthenticationError as error:
             raise ClusterUnreachable(token_problem(address)) from error
         except (ConnectionError, TimeoutError, RuntimeError) as error:
@@ -141,7 +150,7 @@ def _joined(address: str) -> Iterator[Session]:
                 "Check the address with `ray status --address HOST:PORT`, or use `cluster.address=local`."
             ) from error
     try:
-        yield Session(context.address_info["address"], started_here=False, directory=None)
+        yield Session(ray.get_runtime_context().gcs_address, started_here=False, directory=None)
     finally:
         ray.shutdown()
 

@@ -1,6 +1,8 @@
 """A local Ray starts, runs our code on loopback with tcmalloc, and leaves nothing; wrong addresses are named in seconds."""
 
+import os
 import shutil
+import signal
 import socket
 import time
 from pathlib import Path
@@ -11,6 +13,7 @@ import ray
 from cluster.preload import preloaded_tcmalloc, tcmalloc_installed
 from cluster.session import ClusterUnreachable, connect, versions
 from configs.schema.run import Cluster
+from tests.world.conditions import wait_for
 
 
 @ray.remote
@@ -32,6 +35,19 @@ def test_a_local_ray_runs_our_code_and_leaves_nothing() -> None:
         assert directory is not None and directory.is_dir()
     assert not ray.is_initialized()
     assert not directory.exists()
+
+
+@pytest.mark.cluster
+def test_a_sigterm_still_reaches_the_callers_handler() -> None:
+    received: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: received.append(number))
+    try:
+        with connect(Cluster()):
+            os.kill(os.getpid(), signal.SIGTERM)
+            wait_for("SIGTERM", lambda: received, timeout_s=5)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert received == [signal.SIGTERM]
 
 
 @pytest.mark.cluster
