@@ -38,7 +38,7 @@ class PackedRow:
     """At most `context` tokens of whole segments; the row format of shard Parquet files.
 
     Example:
-        PackedRow(input_ids=[5, 9, 2, 7, 2], weights=[1, 1, 1, 0, 1], segment_lengths=[3, 2], document_ids=[-712, 44])
+        PackedRow(input_ids=[5, 9, 2, 7, 2], weights=[0, 1, 1, 0, 1], segment_lengths=[3, 2], document_ids=[-712, 44])
     """
 
     input_ids: list[int]

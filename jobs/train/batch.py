@@ -1,0 +1,117 @@
+"""Packed rows as tensors.
+
+    PackedRow (jobs/records.py) x N -> pack_rows -> PackedBatch -> PackedCausalLM.forward -> logprobs_W
+
+A micro-batch is flat: the segments of all its rows lie one after the other, and nothing is padded. `W` below counts the
+positions with weight > 0, in order; only those get a log-probability.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+import torch
+from torch import Tensor
+
+from jobs.records import PackedRow
+
+
+@dataclass(frozen=True, slots=True)
+class PackedBatch:
+    """T tokens of S segments that do not see each other.
+
+    Example:
+        segments [5, 9, 2] and [7, 2], every token but the first of each learnt:
+        PackedBatch(input_ids_T=[5, 9, 2, 7, 2], targets_T=[9, 2, 0, 2, 0], weights_T=[1, 1, 0, 1, 0],
+                    positions_T=[0, 1, 2, 0, 1], cu_seqlens_S1=[0, 3, 5])
+    """
+
+    input_ids_T: Tensor
+    """int64"""
+    targets_T: Tensor
+    """int64, the next token of the same segment; 0 at the last token of a segment, where the weight is 0."""
+    weights_T: Tensor
+    """float32, weight of predicting `targets_T`."""
+    positions_T: Tensor
+    """int64, from 0 in each segment."""
+    cu_seqlens_S1: Tensor
+    """int32, (S + 1,): where each segment starts, and T."""
+
+    def to(self, device: torch.device) -> "PackedBatch":
+        """The same batch on `device`."""
+        return PackedBatch(
+            self.input_ids_T.to(device),
+            self.targets_T.to(device),
+            self.weights_T.to(device),
+            self.positions_T.to(device),
+            self.cu_seqlens_S1.to(device),
+        )
+
+    @property
+    def weights_W(self) -> Tensor:
+        """The weights > 0, in order: one for each log-probability of a forward pass."""
+        return self.weights_T[self.weights_T > 0]
+
+
+def pack_rows(rows: Sequence[PackedRow]) -> PackedBatch:
+    """Rows -> one flat batch.
+
+    A row's weight belongs to the token that is predicted, a batch's weight to the position that predicts it, so weights
+    move one place to the left inside each segment.
+
+    Raises:
+        ValueError: a row whose parts do not fit together, or that weighs the first token of a segment, which nothing
+            predicts: its weight would count in the loss denominator and nowhere else.
+    """
+    input_ids: list[int] = []
+    targets: list[int] = []
+    weights: list[float] = []
+    positions: list[int] = []
+    lengths: list[int] = []
+    for number, row in enumerate(rows):
+        _check_row(number, row)
+        start = 0
+        for length in row.segment_lengths:
+            stop = start + length
+            targets += [*row.input_ids[start + 1 : stop], 0]
+            weights += [*row.weights[start + 1 : stop], 0.0]
+            positions += range(length)
+            start = stop
+        input_ids += row.input_ids
+        lengths += row.segment_lengths
+    if not input_ids:
+        return empty_batch()
+    return PackedBatch(
+        torch.tensor(input_ids, dtype=torch.int64),
+        torch.tensor(targets, dtype=torch.int64),
+        torch.tensor(weights, dtype=torch.float32),
+        torch.tensor(positions, dtype=torch.int64),
+        torch.tensor([0, *accumulate(lengths)], dtype=torch.int32),
+    )
+
+
+def empty_batch() -> PackedBatch:
+    """One token of weight 0: a rank without a row runs it, so that it takes part in every collective."""
+    return PackedBatch(
+        torch.zeros(1, dtype=torch.int64),
+        torch.zeros(1, dtype=torch.int64),
+        torch.zeros(1, dtype=torch.float32),
+        torch.zeros(1, dtype=torch.int64),
+        torch.tensor([0, 1], dtype=torch.int32),
+    )
+
+
+def _check_row(number: int, row: PackedRow) -> None:
+    tokens = len(row.input_ids)
+    if len(row.weights) != tokens or sum(row.segment_lengths) != tokens or min(row.segment_lengths, default=0) < 1:
+        raise ValueError(
+            f"row {number} of the micro-batch is broken: {tokens} tokens, {len(row.weights)} weights, segment lengths "
+            f"{row.segment_lengths}. Weights must match tokens and lengths >= 1 must sum to them; prepare the shards again."
+        )
+    starts = [0, *accumulate(row.segment_lengths)][:-1]
+    weighted = [start for start in starts if row.weights[start] != 0]
+    if weighted:
+        raise ValueError(
+            f"row {number} of the micro-batch weighs token {weighted[0]}, the first of its segment, which has no "
+            "predecessor to predict it from. Give it weight 0 when the shards are prepared."
+        )

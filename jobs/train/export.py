@@ -1,0 +1,124 @@
+"""A sharded model -> a Hugging Face model directory, one tensor at a time.
+
+    every rank: own rows, cast to the stored type --gather--> rank 0: file of at most 4 GiB in scratch --put--> Store
+
+At most one whole tensor is in memory; scratch holds one file.
+"""
+
+import json
+import math
+import re
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from cluster.storage import Store
+from jobs.train.fsdp import LocalRows, ShardedModel
+from jobs.train.weights import DTYPES, StoredTensor
+
+FILE_BYTES = 4 << 30
+"""4 GiB: one S3 part upload stays quick to repeat, and scratch space stays small."""
+
+COMPANIONS = re.compile(
+    r"(config|generation_config|tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab|processor_config)\.json"
+    r"|merges\.txt|vocab\.txt|.*\.model|.*\.jinja|.*\.py|LICENSE.*|NOTICE.*"
+)
+"""What belongs to a model beside its weights: config, tokenizer, template, code and licence. Not its artifact record."""
+
+TYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+
+
+def export_model(sharded: ShardedModel, stored: Mapping[str, StoredTensor], source: Store, output: Store) -> None:
+    """Writes weights in the types they were `stored` in, and copies the companions of `source`; all ranks call it."""
+    files = plan_files({name: (rows.full_shape, stored[name].dtype) for name, rows in sharded.rows.items()})
+    for file, names in files.items():
+        if _writes():
+            with tempfile.TemporaryDirectory() as scratch:
+                local = Path(scratch, file)
+                with local.open("wb") as opened:
+                    opened.write(_header({name: (sharded.rows[name].full_shape, stored[name].dtype) for name in names}))
+                    for name in names:
+                        whole = _gather(sharded, sharded.rows[name], stored[name].dtype)
+                        assert whole is not None
+                        opened.write(memoryview(whole.view(torch.uint8).numpy().reshape(-1)))
+                output.put(local, file)
+        else:
+            for name in names:
+                _gather(sharded, sharded.rows[name], stored[name].dtype)
+    if _writes():
+        if len(files) > 1:
+            output.write_json("model.safetensors.index.json", _index(files, sharded, stored))
+        for name in source.names():
+            if COMPANIONS.fullmatch(name):
+                output.write(name, source.read(name))
+    dist.barrier()
+
+
+def plan_files(
+    tensors: Mapping[str, tuple[tuple[int, ...], torch.dtype]], most: int = FILE_BYTES
+) -> dict[str, list[str]]:
+    """File name -> tensor names: in order, a new file where the next tensor would pass `most` bytes."""
+    groups: list[list[str]] = [[]]
+    size = 0
+    for name, (shape, dtype) in tensors.items():
+        bytes_ = math.prod(shape) * dtype.itemsize
+        if groups[-1] and size + bytes_ > most:
+            groups.append([])
+            size = 0
+        groups[-1].append(name)
+        size += bytes_
+    if len(groups) == 1:
+        return {"model.safetensors": groups[0]}
+    return {f"model-{number:05}-of-{len(groups):05}.safetensors": names for number, names in enumerate(groups, 1)}
+
+
+def _writes() -> bool:
+    return dist.get_rank() == 0
+
+
+def _gather(sharded: ShardedModel, rows: LocalRows, dtype: torch.dtype) -> Tensor | None:
+    """The whole tensor on rank 0, on the CPU; None elsewhere. Only the replica of rank 0 takes part."""
+    shard_mesh = sharded.mesh["shard"]
+    if sharded.mesh["replicate"].get_local_rank() != 0:
+        return None
+    own = rows.values.to(dtype)
+    shards = shard_mesh.size()
+    if shards == 1:
+        return own.cpu()
+    most = -(-rows.full_shape[0] // shards)
+    padded = own.new_zeros((most, *rows.full_shape[1:]))
+    padded[: rows.rows] = own
+    # As bytes: not every backend gathers every type.
+    mine = padded.view(torch.uint8)
+    parts = [torch.empty_like(mine) for _ in range(shards)] if _writes() else None
+    dist.gather(mine, parts, group=shard_mesh.get_group(), group_dst=0)
+    if parts is None:
+        return None
+    return torch.cat(parts).view(dtype)[: rows.full_shape[0]].cpu()
+
+
+def _header(tensors: Mapping[str, tuple[tuple[int, ...], torch.dtype]]) -> bytes:
+    """Length and JSON header of a safetensors file, padded to 8 bytes so that the tensors are aligned."""
+    entries: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    begin = 0
+    for name, (shape, dtype) in tensors.items():
+        end = begin + math.prod(shape) * dtype.itemsize
+        entries[name] = {"dtype": TYPE_NAMES[dtype], "shape": list(shape), "data_offsets": [begin, end]}
+        begin = end
+    header = json.dumps(entries, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header
+
+
+def _index(
+    files: Mapping[str, list[str]], sharded: ShardedModel, stored: Mapping[str, StoredTensor]
+) -> dict[str, object]:
+    total = sum(math.prod(rows.full_shape) * stored[name].dtype.itemsize for name, rows in sharded.rows.items())
+    return {
+        "metadata": {"total_size": total},
+        "weight_map": {name: file for file, names in files.items() for name in names},
+    }

@@ -1,0 +1,136 @@
+"""A Hugging Face decoder behind the engine's head contract: packed batch in, log-probabilities out, no logits.
+
+    config.json --read_config, check_config--> build_on_meta -> PackedCausalLM (no memory) -> fsdp.shard_model -> weights
+
+Parameter names are those of the checkpoint. A head tied to the embedding is no parameter of its own.
+"""
+
+import re
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
+
+from cluster.storage import Store
+from jobs.train.attention import ATTENTION_NAME, UnsupportedModel, register
+from jobs.train.batch import PackedBatch
+from jobs.train.head import token_logprobs
+
+CONFIG_FILES = re.compile(r"config\.json|.*\.py")
+"""What transformers needs to build a model: its config, and its code where that travels with it."""
+
+REFUSED_UNLESS_ABSENT = {
+    "quantization_config": "quantised weights are not trained here; export the model in bf16 first",
+    "sliding_window": "if no segment is longer than the window, set sliding_window to null in config.json",
+    "attn_logit_softcapping": "choose a model without soft-capped attention",
+    "final_logit_softcapping": "choose a model without soft-capped logits",
+    "logit_scale": "choose a model whose logits are the plain product with the head",
+    "logits_scaling": "choose a model whose logits are the plain product with the head",
+}
+"""Config keys that change attention or logits in a way the engine does not compute (Mistral 7B v0.1 and Phi-3: window;
+Gemma 2: both caps; Cohere: logit_scale; Granite: logits_scaling), each with how to mend it."""
+
+
+class PackedCausalLM(nn.Module):
+    """The root of a sharded model: its forward is the only way in, so that the root group is gathered for the head too."""
+
+    def __init__(self, causal_lm: Any) -> None:
+        super().__init__()
+        self.model = causal_lm.model
+        tied = causal_lm.lm_head.weight is causal_lm.model.embed_tokens.weight
+        self.lm_head = None if tied else causal_lm.lm_head
+
+    @property
+    def layers(self) -> nn.ModuleList:
+        return self.model.layers
+
+    def forward(self, batch: PackedBatch, temperature: float) -> Tensor:
+        """fp32 log-probabilities (W,) of the targets at the positions with weight > 0, in order."""
+        kept_W = batch.weights_T.nonzero().squeeze(1)
+        bounds = batch.cu_seqlens_S1.tolist()
+        hidden_1TH = self.model(
+            input_ids=batch.input_ids_T[None],
+            position_ids=batch.positions_T[None],
+            attention_mask=None,
+            use_cache=False,
+            cu_seqlens_S1=batch.cu_seqlens_S1,
+            segment_lengths=tuple(stop - start for start, stop in zip(bounds, bounds[1:], strict=False)),
+        ).last_hidden_state
+        head = self.model.embed_tokens if self.lm_head is None else self.lm_head
+        return token_logprobs(hidden_1TH[0, kept_W], head.weight, batch.targets_T[kept_W], temperature)
+
+
+def read_config(store: Store, trust_remote_code: bool) -> PreTrainedConfig:
+    """The model's config; raises UnsupportedModel where it cannot be read or the engine would compute something else."""
+    names = [name for name in store.names() if CONFIG_FILES.fullmatch(name)]
+    if "config.json" not in names:
+        raise UnsupportedModel(f"{store.root} has no config.json; a directory in Hugging Face format is needed")
+    with tempfile.TemporaryDirectory() as directory:
+        for name in names:
+            store.get(name, Path(directory, name))
+        try:
+            config = AutoConfig.from_pretrained(directory, trust_remote_code=trust_remote_code)
+        except ValueError as error:
+            raise UnsupportedModel(f"{store.root}/config.json: {error}") from error
+    check_config(config)
+    return config
+
+
+def check_config(config: PreTrainedConfig) -> None:
+    """Raises UnsupportedModel, naming the key, where attention or logits would not be what the model defines."""
+    values = config.to_dict()
+    name = values.get("model_type")
+    for key, remedy in REFUSED_UNLESS_ABSENT.items():
+        if values.get(key) is not None:
+            raise UnsupportedModel(f"model_type {name}: {key} = {values[key]!r} is not supported; {remedy}")
+    other_layers = sorted(set(values.get("layer_types") or []) - {"full_attention"})
+    if other_layers:
+        raise UnsupportedModel(f"model_type {name}: layers of type {', '.join(other_layers)} are not supported")
+    for key, value in values.items():
+        if ("dropout" in key or key.endswith("pdrop")) and isinstance(value, int | float) and value > 0:
+            # Dropout would draw from a global generator: a resumed run would differ.
+            raise UnsupportedModel(f"model_type {name}: {key} = {value}; set it to 0 in config.json")
+
+
+def build_on_meta(config: PreTrainedConfig, trust_remote_code: bool) -> PackedCausalLM:
+    """The model without memory. Raises UnsupportedModel where it is not a decoder of the usual shape."""
+    register()
+    with torch.device("meta"):
+        causal_lm = AutoModelForCausalLM.from_config(
+            config, attn_implementation=ATTENTION_NAME, dtype=torch.float32, trust_remote_code=trust_remote_code
+        )
+    name = type(causal_lm).__name__
+    parts = dict(causal_lm.named_modules())
+    missing = [part for part in ("model.layers", "model.embed_tokens", "lm_head") if part not in parts]
+    if missing:
+        raise UnsupportedModel(f"{name} has no {', '.join(missing)}; only decoders laid out like Llama are supported")
+    if parts["lm_head"].bias is not None:
+        raise UnsupportedModel(f"{name} has a bias in its head, which the engine does not add")
+    persistent = set(causal_lm.state_dict()) - {parameter for parameter, _ in _all_parameters(causal_lm)}
+    if persistent:
+        raise UnsupportedModel(f"{name} stores buffers in its checkpoint ({', '.join(sorted(persistent)[:3])}, ...)")
+    return PackedCausalLM(causal_lm)
+
+
+def allocate(module: PackedCausalLM, device: torch.device) -> None:
+    """Gives a (sharded) meta model its memory; parameters stay unset, buffers are computed from the config.
+
+    Raises:
+        UnsupportedModel: a module has buffers, and no config to compute them from again.
+    """
+    with_buffers = [part for part in module.modules() if next(part.buffers(recurse=False), None) is not None]
+    module.to_empty(device=device)
+    for part in with_buffers:
+        if not hasattr(part, "config"):
+            raise UnsupportedModel(f"the buffers of {type(part).__name__} cannot be computed from the model's config")
+        fresh = type(part)(config=part.config)
+        for name, buffer in fresh.named_buffers(recurse=False):
+            part.get_buffer(name).copy_(buffer)
+
+
+def _all_parameters(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    return module.named_parameters(remove_duplicate=False)
