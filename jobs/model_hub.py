@@ -1,0 +1,130 @@
+"""Models on a hub (HF_ENDPOINT), pinned to a commit.
+
+    hf:ORG/NAME@COMMIT -> hub_model -> HubModel (files, sizes, sha256) -> download, one file at a time
+
+The token comes from HF_TOKEN and from nowhere else: a token file in somebody's home would make a run work on one node and
+fail on the next.
+"""
+
+import hashlib
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cluster.storage import FileInfo
+from jobs.model_files import ModelError
+
+if TYPE_CHECKING:
+    from huggingface_hub import ModelInfo
+
+PREFIX = "hf:"
+SOURCE = re.compile(r"hf:(?P<repository>[\w.-]+/[\w.-]+)(?:@(?P<revision>.+))?")
+COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+@dataclass(frozen=True)
+class HubModel:
+    """The files of one commit.
+
+    Example:
+        HubModel("org/name", "a71c..e0 (40 digits)", (FileInfo("config.json", 758),), {"model.safetensors": "9f2c.."})
+    """
+
+    repository: str
+    commit: str
+    files: tuple[FileInfo, ...]
+    sha256: dict[str, str]
+    """Of the large files; the hub names no sha256 for small ones."""
+
+
+def hub_model(source: str) -> HubModel:
+    """Asks the hub for the files of a pinned commit.
+
+    Raises:
+        ModelError: no such model, no access, no connection; or a revision that is missing or can move (a branch, a tag),
+            with the commit to write instead where the hub tells it.
+    """
+    match = SOURCE.fullmatch(source)
+    if match is None:
+        raise ModelError(f"source: {source} is not of the form hf:ORG/NAME@COMMIT.")
+    repository, revision = match["repository"], match["revision"]
+    if revision is None or not COMMIT.fullmatch(revision):
+        raise ModelError(_pin_it(repository, revision))
+    info = _ask(repository, revision)
+    files, sha256 = [], {}
+    for sibling in info.siblings or []:
+        files.append(FileInfo(sibling.rfilename, sibling.size or 0))
+        if sibling.lfs is not None:
+            sha256[sibling.rfilename] = sibling.lfs.sha256
+    return HubModel(repository, revision, tuple(files), sha256)
+
+
+def download(model: HubModel, name: str, into: Path) -> Path:
+    """One file of the model, its size and (where the hub names it) sha256 verified. A cut download is taken up again."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.utils import disable_progress_bars
+
+    disable_progress_bars()
+    path = Path(hf_hub_download(model.repository, name, revision=model.commit, local_dir=into, token=_token()))
+    expected = model.sha256.get(name)
+    if expected is not None:
+        with open(path, "rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        if found != expected:
+            path.unlink()
+            raise ModelError(
+                f"{model.repository}/{name}: the bytes that arrived have sha256 {found[:12]}.., the hub announced "
+                f"{expected[:12]}... Run the same command again; if it stays, something between here and the hub alters files."
+            )
+    return path
+
+
+def _pin_it(repository: str, revision: str | None) -> str:
+    named = f"`{revision}` can move" if revision else "no revision is given"
+    try:
+        commit = _ask(repository, revision).sha
+    except ModelError as error:
+        return (
+            f"source: hf:{repository}: {named}; write the commit, 40 hexadecimal digits, after @, so that a run stays "
+            f"the same tomorrow. (The hub could not be asked which one that is: {error})"
+        )
+    return f"source: hf:{repository}: {named}. Pin today's commit:\n    source: hf:{repository}@{commit}"
+
+
+def _ask(repository: str, revision: str | None) -> "ModelInfo":
+    from httpx2 import HTTPError
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        OfflineModeIsEnabled,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    endpoint = os.environ.get("HF_ENDPOINT", "the public hub")
+    try:
+        return HfApi(token=_token()).model_info(repository, revision=revision, files_metadata=True)
+    except RevisionNotFoundError as error:
+        raise ModelError(f"{repository} on {endpoint} has no revision {revision}.") from error
+    except GatedRepoError as error:
+        raise ModelError(
+            f"{repository} on {endpoint} is gated: accept its terms on its page, then set HF_TOKEN to a token of that account."
+        ) from error
+    except RepositoryNotFoundError as error:
+        token = "HF_TOKEN is set, but may not read it" if os.environ.get("HF_TOKEN") else "HF_TOKEN is not set"
+        raise ModelError(
+            f"{repository} is not on {endpoint}, or it is private ({token}). Check the name, or set HF_TOKEN in the "
+            "environment of the run to a token that may read it."
+        ) from error
+    except (OfflineModeIsEnabled, HTTPError) as error:
+        raise ModelError(
+            f"{endpoint} cannot be asked for {repository} ({type(error).__name__}). Check the network, HF_ENDPOINT and "
+            "HF_HUB_OFFLINE, or give a local directory or s3:// prefix instead."
+        ) from error
+
+
+def _token() -> str | bool:
+    """False tells huggingface_hub to look for no token anywhere else."""
+    return os.environ.get("HF_TOKEN") or False

@@ -1,0 +1,204 @@
+"""Models from outside -> a model directory in the store, which every node can read.
+
+    local directory | s3:// | hf:ORG/NAME@COMMIT -> resolve_source -> ResolvedModel -> import_model -> output/model/
+
+The fingerprint decides whether a model was imported before: it changes when any file that counts changes.
+"""
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cluster.storage import FileInfo, Store
+from configs.schema.run import ARTIFACT_PREFIX, ModelStage
+from jobs.model_files import (
+    WEIGHTS_SUFFIX,
+    ModelError,
+    ModelFacts,
+    check_model,
+    check_names,
+    counting_files,
+    needs_remote_code,
+)
+from jobs.model_hub import PREFIX, HubModel, download, hub_model
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Progress = Callable[[str, int, int], None]
+"""progress(label, done, total)"""
+
+MODEL = "model"
+"""Where a model artifact keeps its model directory."""
+
+INSTRUCTION = "instruction"
+INSTRUCTION_TEMPLATE = Path(__file__).parent / "corpus" / "instruction.jinja"
+
+
+@dataclass(frozen=True)
+class ResolvedModel:
+    """A source that exists, with everything needed to mirror it.
+
+    Example:
+        ResolvedModel(source="models/smollm2", fingerprint="5e1f..", files=(FileInfo("config.json", 758), ...),
+                      origin=Store("/data/models/smollm2"))
+    """
+
+    source: str
+    fingerprint: str
+    """local: of names, sizes and contents; s3: of names, sizes and ETags; hub: the commit."""
+    files: tuple[FileInfo, ...]
+    origin: Store | HubModel
+
+    @property
+    def total_bytes(self) -> int:
+        return sum(file.size for file in self.files)
+
+
+def resolve_source(source: str) -> ResolvedModel:
+    """Finds the files of a source. Reads every byte of a local directory, only names and sizes of the other two.
+
+    `artifact:` sources name something that is in the store already; the pipeline resolves those.
+    Raises ModelError: nothing there, something missing, no access, a hub revision that can move.
+    """
+    assert not source.startswith(ARTIFACT_PREFIX), source
+    if source.startswith(PREFIX):
+        model = hub_model(source)
+        return _resolved(source, model.files, model, lambda files: model.commit)
+    if source.startswith("s3://"):
+        store = Store(source.rstrip("/"))
+        return _resolved(source, store.files(), store, lambda files: _s3_fingerprint(store, files))
+    directory = Path(source).expanduser().absolute()
+    if not directory.is_dir():
+        raise ModelError(
+            f"source: {source}: there is no such directory ({directory}). A source is a directory, s3://BUCKET/PREFIX, "
+            "artifact:KEY or hf:ORG/NAME@COMMIT."
+        )
+    store = Store(str(directory))
+    return _resolved(source, store.files(), store, lambda files: _local_fingerprint(directory, files))
+
+
+def import_model(stage: ModelStage, resolved: ResolvedModel, output: Store, progress: Progress) -> ModelFacts:
+    """Mirrors the files to `output/model/`, sets the chat template, and checks what arrived.
+
+    Args:
+        progress: called with bytes done and in total after every file.
+
+    Raises:
+        ModelError: a broken or incomplete model, or one that needs code nobody said to trust.
+        jobs.corpus.template.TemplateError: a given template whose assistant turns do not end by an end-of-sequence token.
+    """
+    template = None if stage.chat_template is None else _template_text(stage.chat_template)
+    wanted = [file for file in resolved.files if stage.trust_remote_code or not file.name.endswith(".py")]
+    # Small files first: what can be wrong with them is found before the weights are fetched.
+    small = [file for file in wanted if not file.name.endswith(WEIGHTS_SUFFIX)]
+    weights = [file for file in wanted if file.name.endswith(WEIGHTS_SUFFIX)]
+    small_bytes, total = sum(file.size for file in small), sum(file.size for file in wanted)
+    model = output.below(MODEL)
+    _copy(resolved.origin, small, model, lambda name, done: progress(name, done, total))
+    _settle_small_files(stage, model, template)
+    _copy(resolved.origin, weights, model, lambda name, done: progress(name, small_bytes + done, total))
+    progress("copied", total, total)
+    return check_model(model)
+
+
+def _copy(origin: Store | HubModel, files: list[FileInfo], model: Store, progress: Callable[[str, int], None]) -> None:
+    done = 0
+    for file in files:
+        progress(f"copying {file.name}", done)
+        with _local_copy(origin, file.name) as path:
+            model.put(path, file.name)
+        done += file.size
+
+
+def _settle_small_files(stage: ModelStage, model: Store, template: str | None) -> None:
+    if needs_remote_code(model) and not stage.trust_remote_code:
+        raise ModelError(
+            f"{stage.source}: this model runs only with Python code that comes with it (`auto_map` in its config). Read "
+            "that code; if you trust it, set `trust_remote_code: true` in the model stage."
+        )
+    if template is not None:
+        _set_template(model, template)
+        from jobs.corpus.template import check_template
+
+        check_template(load_tokenizer(model))
+
+
+def _resolved(
+    source: str,
+    files: tuple[FileInfo, ...] | list[FileInfo],
+    origin: Store | HubModel,
+    fingerprint: Callable[[list[FileInfo]], str],
+) -> ResolvedModel:
+    check_names(source, [file.name for file in files])
+    counting = counting_files(files)
+    return ResolvedModel(source, fingerprint(counting), tuple(counting), origin)
+
+
+def _local_fingerprint(directory: Path, files: list[FileInfo]) -> str:
+    entries = []
+    for file in files:
+        with open(directory / file.name, "rb") as opened:
+            entries.append([file.name, file.size, hashlib.file_digest(opened, "sha256").hexdigest()])
+    return _digest(entries)
+
+
+def _s3_fingerprint(store: Store, files: list[FileInfo]) -> str:
+    return _digest([[file.name, file.size, store.fs.info(store.path(file.name))["ETag"].strip('"')] for file in files])
+
+
+def _digest(entries: list[list[str | int]]) -> str:
+    return hashlib.sha256(json.dumps(entries).encode()).hexdigest()
+
+
+@contextmanager
+def _local_copy(origin: Store | HubModel, name: str) -> Iterator[Path]:
+    """A file of the origin on this machine's disk for the time of the block: scratch holds one file at a time."""
+    if isinstance(origin, Store) and not origin.is_s3:
+        yield Path(origin.path(name))
+        return
+    with tempfile.TemporaryDirectory(prefix="acclimate-model-") as scratch:
+        if isinstance(origin, HubModel):
+            yield download(origin, name, Path(scratch))
+        else:
+            path = Path(scratch) / name
+            origin.get(name, path)
+            yield path
+
+
+def _set_template(model: Store, template: str) -> None:
+    """chat_template.jinja becomes the only template: one left in tokenizer_config.json might win in another library."""
+    model.write("chat_template.jinja", template.encode())
+    model.remove("chat_template.json")
+    if model.exists("tokenizer_config.json"):
+        config = model.read_json("tokenizer_config.json")
+        if config.pop("chat_template", None) is not None:
+            model.write_json("tokenizer_config.json", config)
+
+
+def _template_text(chosen: str) -> str:
+    if chosen == INSTRUCTION:
+        return INSTRUCTION_TEMPLATE.read_text()
+    path = Path(chosen).expanduser()
+    if not path.is_file():
+        raise ModelError(
+            f"chat_template: there is no such file: {path.absolute()}. Write `{INSTRUCTION}`, a path to a Jinja file, or leave "
+            "it out to keep the model's own."
+        )
+    return path.read_text()
+
+
+def load_tokenizer(model: Store) -> "PreTrainedTokenizerBase":
+    """The tokenizer of a model directory on disk or S3, through a copy of its small files; never from a hub."""
+    from transformers import AutoTokenizer
+
+    with tempfile.TemporaryDirectory(prefix="acclimate-tokenizer-") as scratch:
+        for file in counting_files(model.files()):
+            if not file.name.endswith(".safetensors"):
+                model.get(file.name, Path(scratch) / file.name)
+        return AutoTokenizer.from_pretrained(scratch, local_files_only=True)
