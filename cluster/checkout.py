@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
+from configs.errors import UserError
+
 CHECKOUT = Path(__file__).resolve().parent.parent
 
 LEFT_OUT = (
@@ -24,7 +26,7 @@ LIMIT_MIB = 20
 """The code is about 1 MiB. Whatever is 20 times that is data, which belongs in the store: every node downloads this copy."""
 
 
-class CheckoutTooLarge(ValueError):
+class CheckoutTooLarge(UserError):
     """The files that would travel exceed LIMIT_MIB; the message names the largest."""
 
 

@@ -29,6 +29,7 @@ from ray.exceptions import AuthenticationError
 
 from cluster.checkout import CHECKOUT, copy_checkout
 from cluster.preload import preload_environment
+from configs.errors import Unreachable
 from configs.schema.run import Cluster
 
 LOCAL_CPUS = 4
@@ -46,8 +47,8 @@ SUBMITTED_JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 environment are already everywhere and must not be given twice."""
 
 
-class ClusterUnreachable(RuntimeError):
-    """No Ray answers at the address, or it refuses us; the message says what to check. Exit code 4."""
+class ClusterUnreachable(Unreachable):
+    """No Ray answers at the address, or it refuses us; the message says what to check."""
 
 
 @dataclass(frozen=True)

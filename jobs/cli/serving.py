@@ -1,0 +1,111 @@
+"""`acclimate serve MODEL`: a model as an OpenAI-compatible service, until Ctrl-C or SIGTERM."""
+
+import signal
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from configs.errors import Stopped
+
+if TYPE_CHECKING:
+    from cluster.storage import Store
+    from configs.schema.serving import Serving
+    from serving.app import Endpoint
+
+MODEL_KINDS = ("model", "cpt", "sft")
+
+
+def serve(
+    model: Annotated[str, typer.Argument(help="Name or key of an artifact, a model directory, or s3://...")],
+    settings: Annotated[
+        list[str] | None, typer.Argument(help="Settings as key=value, e.g. dtype=float32 max_replicas=2")
+    ] = None,
+    port: Annotated[int, typer.Option(help="Port of the service.")] = 8000,
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 offers it to the network.")] = "127.0.0.1",
+    interface: Annotated[str, typer.Option(help="chat, or completions for a model without a chat template.")] = "chat",
+    name: Annotated[str | None, typer.Option(help="Name clients ask for; default: the artifact's.")] = None,
+    store: Annotated[str, typer.Option(help="Where artifacts are looked up.")] = "artifacts",
+    cluster: Annotated[str, typer.Option(help="local, auto or HOST:PORT of a Ray.")] = "local",
+) -> None:
+    """Serve a model through Ray Serve and vLLM (OpenAI-compatible). A key in ACCLIMATE_API_KEY is asked of clients."""
+    options = _options(settings or [], {"port": port, "host": host, "interface": interface})
+    directory, found_name = find_served_model(model, store)
+    # Ctrl-C and SIGTERM take the same way out: the blocks inside end what they started.
+    signal.signal(signal.SIGTERM, _interrupt)
+    screen = Console(stderr=True)
+    screen.print(f"starting [bold]{name or found_name}[/] from {directory.root} (about a minute on CPU) ...")
+    try:
+        _serve_until_interrupted(directory, name or found_name, options, cluster)
+    except KeyboardInterrupt:
+        screen.print("stopped; nothing is left running")
+        raise typer.Exit(Stopped.exit_code) from None
+
+
+def _serve_until_interrupted(directory: "Store", name: str, options: "Serving", address: str) -> None:
+    from configs.schema.run import Cluster
+    from serving.app import serve_model
+
+    with serve_model(directory, name, options, Cluster.model_validate({"address": address})) as endpoint:
+        typer.echo(_ready(endpoint, options))
+        while True:
+            signal.pause()
+
+
+def find_served_model(model: str, store: str) -> tuple["Store", str]:
+    """The model's directory and the name to serve it by. Raises ArtifactNotFound listing what there is."""
+    from cluster.artifacts import find_named
+    from cluster.storage import open_store
+
+    if model.startswith("s3://") or Path(model).is_dir():
+        directory = open_store(model)
+        if not directory.exists("artifact.json"):
+            return directory, Path(model).resolve().name
+        store, _, model = directory.root.rpartition("/artifacts/")
+    artifact = find_named(open_store(store), model, MODEL_KINDS)
+    return artifact.content.below("model"), artifact.name
+
+
+def _options(settings: list[str], given: dict[str, Any]) -> "Serving":
+    import yaml
+    from pydantic import ValidationError
+
+    from configs.schema.serving import Serving
+
+    values = dict(given)
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not equals:
+            raise typer.BadParameter(f"{setting!r}: expected key=value, e.g. dtype=float32")
+        values[key] = yaml.safe_load(text)
+    try:
+        return Serving.model_validate(values)
+    except ValidationError as error:
+        lines = [f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in error.errors()]
+        raise typer.BadParameter("\n".join(lines) + f"\nsettings are: {', '.join(Serving.model_fields)}") from error
+
+
+def _ready(endpoint: "Endpoint", options: "Serving") -> str:
+    chat = options.interface == "chat"
+    path = "chat/completions" if chat else "completions"
+    question = '"messages": [{"role": "user", "content": "Hello"}]' if chat else '"prompt": "Hello"'
+    header = ' -H "Authorization: Bearer $ACCLIMATE_API_KEY"' if endpoint.needs_key else ""
+    key = 'os.environ["ACCLIMATE_API_KEY"]' if endpoint.needs_key else '"none"'
+    call = "chat.completions" if chat else "completions"
+    argument = 'messages=[{"role": "user", "content": "Hello"}]' if chat else 'prompt="Hello"'
+    imports = "import os\n" if endpoint.needs_key else ""
+    return (
+        f"ready: {endpoint.model} answers at {endpoint.url}\n\n"
+        f"curl {endpoint.url}/{path}{header} -H 'Content-Type: application/json' \\\n"
+        f'  -d \'{{"model": "{endpoint.model}", {question}}}\'\n\n'
+        f"{imports}from openai import OpenAI\n"
+        f'client = OpenAI(base_url="{endpoint.url}", api_key={key})\n'
+        f'print(client.{call}.create(model="{endpoint.model}", {argument}))\n\n'
+        "Ctrl-C ends it."
+    )
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt

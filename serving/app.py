@@ -1,0 +1,172 @@
+"""One model as an OpenAI-compatible service: Ray Serve in front, vLLM behind.
+
+check port, key and model files          nothing has started yet
+  -> connect Ray                         cluster/session.py
+  -> mirror the model on each node       serving/mirror.py, inside the replica, before its engine
+  -> ingress + replicas                  serving/ingress.py, ray.serve.llm
+  -> one real request                    only its answer makes the service "ready"
+end of the block: the application, and every process that was started here, is gone
+"""
+
+import json
+import logging
+import os
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import psutil
+import ray
+from ray import serve
+from ray.serve.config import HTTPOptions
+from ray.serve.llm import LLMConfig
+
+from cluster.preload import preload_environment
+from cluster.session import connect
+from cluster.storage import Store
+from configs.errors import RunFailed
+from configs.schema.run import Cluster
+from configs.schema.serving import Serving
+from serving.ingress import API_KEY_VARIABLE, api_key_digest, openai_application
+from serving.mirror import MirrorBeforeEngine, ModelContent, model_content
+from serving.model_files import require_servable
+from serving.port import require_free_port
+
+APPLICATION = "acclimate"
+NEEDED_CPUS = 3
+"""Logical CPUs of one replica and its ingress: 1 each, and 1 for the engine's bundle."""
+FIRST_ANSWER_TIMEOUT_S = 120.0
+"""The first request compiles kernels; the replicas were reported healthy before it is sent."""
+END_TIMEOUT_S = 10.0
+"""After Ray has ended its processes they need moments; what is left then is killed by id."""
+
+
+class ServiceFailed(RunFailed):
+    """Ray Serve could not bring the application up, or its first answer was wrong."""
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """A service that has answered.
+
+    Example:
+        Endpoint(url="http://127.0.0.1:8000/v1", model="sft", needs_key=False)
+    """
+
+    url: str
+    model: str
+    needs_key: bool
+
+
+@contextmanager
+def serve_model(model: Store, name: str, options: Serving, cluster: Cluster) -> Iterator[Endpoint]:
+    """Serves the model directory `model` as `name` for the time of the block.
+
+    Raises PortInUse, ModelFilesError, ApiKeyTooShort before anything starts; ClusterUnreachable, ServiceFailed later.
+    """
+    key_digest = api_key_digest()
+    require_servable(model, options.interface)
+    content = model_content(model)
+    if cluster.address == "local":
+        require_free_port(options.host, options.port)
+    with _ended_processes(), connect(cluster):
+        cpus = ray.cluster_resources().get("CPU", 0)
+        if cpus < NEEDED_CPUS:
+            raise ServiceFailed(
+                f"serving needs {NEEDED_CPUS} logical CPUs, this Ray offers {cpus:.0f}: cluster.logical_cpus"
+            )
+        logging.getLogger("ray.serve").setLevel(logging.WARNING)
+        serve.start(
+            http_options=HTTPOptions(host=options.host, port=options.port), logging_config={"log_level": "WARNING"}
+        )
+        try:
+            application = openai_application(llm_config(content, name, options), key_digest)
+            serve.run(application, name=APPLICATION, route_prefix="/")
+            # 0.0.0.0 means every address of this host, loopback among them.
+            host = "127.0.0.1" if options.host == "0.0.0.0" else options.host
+            endpoint = Endpoint(f"http://{host}:{options.port}/v1", name, key_digest is not None)
+            _answer_once(endpoint, options.interface)
+            yield endpoint
+        except RuntimeError as error:
+            raise ServiceFailed(_explain(error)) from error
+        finally:
+            serve.delete(APPLICATION)
+
+
+def llm_config(content: ModelContent, name: str, options: Serving) -> LLMConfig:
+    """What Ray Serve LLM and vLLM are told."""
+    engine: dict[str, Any] = {"dtype": options.dtype, "max_num_seqs": options.concurrent_requests}
+    if options.max_model_len is not None:
+        engine["max_model_len"] = options.max_model_len
+    environment = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
+    environment |= preload_environment()
+    if options.device == "cpu":
+        threads = options.threads_per_replica or max(1, (os.cpu_count() or 1) // options.max_replicas)
+        engine["enforce_eager"] = True  # torch.compile costs a minute at start and needs a C++ compiler
+        # Ray would give the engine one thread, as it reserves one CPU; vLLM would bind threads to cores others use.
+        environment |= {"OMP_NUM_THREADS": str(threads), "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+        environment["VLLM_CPU_KVCACHE_SPACE"] = str(options.kv_cache_gib)
+    else:
+        engine["tensor_parallel_size"] = options.gpus_per_replica
+    return LLMConfig(
+        model_loading_config={"model_id": name, "model_source": content.root.replace("s3://", "/s3/")},
+        callback_config={"callback_class": MirrorBeforeEngine, "callback_kwargs": {"content": content}},
+        accelerator_config={"kind": options.device},
+        engine_kwargs=engine,
+        deployment_config={
+            "logging_config": {"log_level": "WARNING"},
+            # Both are 1e9 by default, which never scales up and queues without end inside the engine.
+            "max_ongoing_requests": 2 * options.concurrent_requests,
+            "max_queued_requests": options.queued_requests,
+            "autoscaling_config": {
+                "min_replicas": options.min_replicas,
+                "max_replicas": options.max_replicas,
+                "target_ongoing_requests": options.concurrent_requests,
+            },
+        },
+        runtime_env={"env_vars": environment},
+        experimental_configs={"stream_batching_interval_ms": 0},  # 50 by default: tokens arrive in bursts
+    )
+
+
+def _answer_once(endpoint: Endpoint, interface: str) -> None:
+    """Raises ServiceFailed unless the model answers a request of one token."""
+    question = {"messages": [{"role": "user", "content": "Hi"}]} if interface == "chat" else {"prompt": "Hi"}
+    path = "chat/completions" if interface == "chat" else "completions"
+    body = json.dumps({"model": endpoint.model, "max_tokens": 1, **question}).encode()
+    headers = {"Content-Type": "application/json"}
+    if endpoint.needs_key:
+        headers["Authorization"] = f"Bearer {os.environ[API_KEY_VARIABLE]}"
+    request = urllib.request.Request(f"{endpoint.url}/{path}", body, headers)
+    try:
+        with urllib.request.urlopen(request, timeout=FIRST_ANSWER_TIMEOUT_S) as response:
+            answer = json.load(response)
+    except OSError as error:
+        detail = error.read().decode(errors="replace") if hasattr(error, "read") else str(error)
+        raise ServiceFailed(f"the first request failed: {detail}") from error
+    if not answer.get("choices"):
+        raise ServiceFailed(f"the first answer has no choices: {answer}")
+
+
+def _explain(error: RuntimeError) -> str:
+    """Ray's message carries the replica's traceback; its last line is the reason."""
+    lines = [line for line in str(error).strip().splitlines() if line.strip()]
+    return f"{lines[-1].strip()}\n(whole message: {error})" if len(lines) > 1 else str(error)
+
+
+@contextmanager
+def _ended_processes() -> Iterator[None]:
+    """Whatever this process and its children start inside the block is gone after it."""
+    before = {process.pid for process in psutil.Process().children(recursive=True)}
+    started: list[psutil.Process] = []
+    try:
+        try:
+            yield
+        finally:
+            started = [process for process in psutil.Process().children(recursive=True) if process.pid not in before]
+    finally:
+        _, alive = psutil.wait_procs(started, timeout=END_TIMEOUT_S)
+        for process in alive:
+            process.kill()  # psutil compares start times: never a stranger under a reused id
