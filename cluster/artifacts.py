@@ -21,12 +21,13 @@ from typing import Any
 from cluster import kill_points
 from cluster.lease import Lease, acquire
 from cluster.storage import Store
+from configs.errors import UserError
 
 KEY_CHARACTERS = 16
 """64 bits of sha256: a collision among a million artifacts has probability 3e-8."""
 
 
-class ArtifactNotFound(LookupError):
+class ArtifactNotFound(UserError, LookupError):
     """No finished artifact has that name or key."""
 
 

@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from cluster.storage import Store
+from configs.errors import RunFailed
 
 LEASE_S = 60.0
 """A holder that has not renewed for this long is taken for dead; long against a stalled S3 request."""
@@ -23,11 +24,11 @@ RENEW_S = 15.0
 """Three renewals may fail before a live holder loses its lease."""
 
 
-class LeaseHeld(RuntimeError):
+class LeaseHeld(RunFailed):
     """Somebody else is writing here."""
 
 
-class LeaseLost(RuntimeError):
+class LeaseLost(RunFailed):
     """This process was taken for dead and another one has taken over: it must not write any more."""
 
 

@@ -3,6 +3,7 @@
     runs/<run id>/status.json            queued -> running -> succeeded | failed | cancelled
     runs/<run id>/resolved.json          the whole config as it was run
     runs/<run id>/events/000017.jsonl    numbered immutable segments, so that S3 needs no append
+    runs/<run id>/stop.json              written by whoever wants the run to stop
 
 One writer: the driver's `RunLog`. Ranks send their numbers to it through a Ray actor that only queues (jobs/train/loop.py).
 """
@@ -42,6 +43,8 @@ class RunLog:
         }  # fmt: skip
         self._directory.write_json("resolved.json", resolved)
         self._directory.write_json("status.json", self._status)
+        self.stop_requested = False
+        """Whether somebody asked this run to stop (`request_stop`), from wherever the store can be reached."""
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._flush_until_stopped, name="run-log", daemon=True)
         self._thread.start()
@@ -91,6 +94,13 @@ class RunLog:
             with self._lock:
                 self._pending = self._pending[len(pending) :]
         self._directory.write_json("status.json", status)
+        self.stop_requested = self.stop_requested or self._directory.exists("stop.json")
+
+
+def request_stop(store: Store, run_id: str) -> None:
+    """Asks a run to stop at its next step boundary with a checkpoint. Raises FileNotFoundError for an unknown run."""
+    read_status(store, run_id)
+    store.write_json(f"runs/{run_id}/stop.json", {"requested_at": time.time()})
 
 
 def list_runs(store: Store) -> list[dict[str, Any]]:

@@ -15,13 +15,14 @@ from typing import Any, cast
 import yaml
 from pydantic import ValidationError
 
+from configs.errors import UserError
 from configs.schema.run import Run
 
 NEAREST_CUTOFF = 0.5
 """difflib ratio above which a valid key is offered for an unknown one; `learning_rte` and `learning_rate` have 0.96."""
 
 
-class ConfigError(ValueError):
+class ConfigError(UserError, ValueError):
     """What is wrong, where, and how to mend it; one line per problem."""
 
 

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cluster.storage import Store
+from configs.errors import RunFailed
 from jobs.records import PackedRow
 from jobs.train.batch import PackedBatch, empty_batch, pack_rows
 from jobs.train.plan import RowTable, plan_step
@@ -25,7 +26,7 @@ OPEN_SHARDS = 3
 """A step touches two shards where it crosses from one to the next; the third is being read ahead."""
 
 
-class ShardError(RuntimeError):
+class ShardError(RunFailed):
     """A shard is missing or is not what its manifest says."""
 
 

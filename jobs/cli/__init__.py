@@ -1,0 +1,31 @@
+"""The command line: `acclimate VERB`. Parses, then imports; exit codes are those of configs/errors.py."""
+
+import sys
+
+import typer
+
+from configs.errors import UserError
+from jobs.cli import cluster, doctor, inspect, run, serving
+
+app = typer.Typer(
+    name="acclimate",
+    help="Take a language model into your own domain: corpus, CPT, SFT, evaluation and serving on Ray.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for verb in (
+    run.plan, run.run, cluster.submit, cluster.status, cluster.logs, inspect.ls, cluster.stop, run.evaluate_models,
+    serving.serve, inspect.lineage, inspect.gc, inspect.schema, doctor.doctor,
+):  # fmt: skip
+    app.command(name="eval" if verb is run.evaluate_models else None)(verb)
+
+
+def main() -> None:
+    """Entry point of the `acclimate` command."""
+    try:
+        app()
+    except UserError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(error.exit_code)

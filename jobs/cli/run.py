@@ -1,0 +1,215 @@
+"""`plan`, `run` and `eval`: the verbs that compute."""
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+from contextlib import contextmanager
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from jobs.cli.display import Display
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from cluster.runs import RunLog
+    from cluster.storage import Store
+    from configs.loader import Loaded
+    from jobs.pipeline import PlannedStage, Watch
+
+ConfigArgument = Annotated[str, typer.Argument(metavar="CONFIG", help="A run file, e.g. configs/quickstart.yaml.")]
+OverridesArgument = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Dotted overrides, e.g. stages.cpt.steps=10.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
+
+
+def plan(config: ConfigArgument, overrides: OverridesArgument = None, as_json: JsonOption = False) -> None:
+    """Show stages, data, tokens and what will be reused; starts nothing."""
+    loaded, store = _load(config, overrides)
+    rows = _planned_rows(loaded, store)
+    if as_json:
+        document = {"run": loaded.run.name, "store": store.root, "stages": rows, "config": loaded.run.model_dump(mode="json")}
+        print(json.dumps(document, indent=2))  # noqa: T201 - data goes to stdout
+        return
+    Console().print(_plan_table(rows, f"{loaded.run.name} in {store.root}"))
+
+
+def run(
+    config: ConfigArgument,
+    overrides: OverridesArgument = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before work starts on a cluster.")] = False,
+) -> None:
+    """Compute what is not done yet; the same command resumes an interrupted run."""
+    loaded, store = _load(config, overrides)
+    console = Console(stderr=True)
+    _execute(loaded, store, console, yes)
+
+
+def evaluate_models(
+    models: Annotated[list[str], typer.Argument(metavar="MODEL...", help="Names or keys of model artifacts, in the order of the table.")],
+    config: Annotated[str, typer.Option("--config", help="A run file whose first evaluate stage says which sets.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Evaluate models on the held-out sets of a run file."""
+    from configs.loader import ConfigError, load_run
+
+    loaded = load_run(config)
+    name = next((name for name, stage in loaded.run.stages.items() if stage.stage == "evaluate"), None)
+    if name is None:
+        raise ConfigError(f"{config}: no evaluate stage says which held-out sets to use")
+    chosen = json.dumps([f"artifact:{model}" for model in models])
+    loaded, store = _load(config, [f"stages.{name}.models={chosen}"])
+    artifacts = _execute(loaded, store, Console(stderr=True), True, only=name)
+    if as_json:
+        print(json.dumps(artifacts[name].content.read_json("evaluation.json"), indent=2))  # noqa: T201 - data
+
+
+def _load(config: str, overrides: list[str] | None) -> "tuple[Loaded, Store]":
+    from cluster.storage import open_store
+    from configs.loader import load_run
+
+    loaded = load_run(config, tuple(overrides or ()))
+    return loaded, open_store(loaded.run.store)
+
+
+def _planned_rows(loaded: "Loaded", store: "Store") -> list[dict[str, Any]]:
+    from jobs.pipeline import plan_run
+    from jobs.preflight import describe
+
+    return [
+        {
+            "name": planned.name, "kind": planned.stage.stage, "key": planned.key, "state": planned.state.value,
+            "parents": planned.parents, **describe(planned),
+        }
+        for planned in plan_run(loaded.run, store)
+    ]  # fmt: skip
+
+
+def _plan_table(rows: list[dict[str, Any]], title: str) -> Table:
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    for column in ("stage", "kind", "key", "will be", "what"):
+        table.add_column(column, overflow="fold")
+    words = {"done": "reused", "resume": "resumed", "new": "computed"}
+    for row in rows:
+        table.add_row(row["name"], row["kind"], row["key"], words[row["state"]], row["what"])
+    return table
+
+
+def _execute(loaded: "Loaded", store: "Store", console: Console, yes: bool, only: str | None = None) -> dict[str, Any]:
+    """Plans, checks, connects, computes, and keeps the run's log whatever happens."""
+    from cluster.runs import RunLog
+    from cluster.storage import check_store
+    from configs.errors import Stopped
+    from jobs.pipeline import State, execute, plan_run
+    from jobs.preflight import check
+
+    check_store(store)
+    planned = plan_run(loaded.run, store)
+    if only is not None:
+        planned = [stage for stage in planned if stage.name == only]
+    waiting = [stage for stage in planned if stage.state is not State.DONE]
+    check(loaded.run, waiting, store)
+    _ask(loaded, planned, store, console, yes)
+    log = RunLog(store, loaded.run.name, loaded.run.model_dump(mode="json"), os.environ.get("RAY_JOB_ID"))
+    console.print(f"run {log.run_id} · logs: acclimate logs -f {log.run_id}", highlight=False)
+    display = Display(console)
+    try:
+        with _stop_on_signals(console) as stop_asked:
+            watch = _watch(display, log, lambda: stop_asked() or log.stop_requested)
+            if waiting:
+                from cluster.session import connect
+
+                console.print("starting Ray ..." if loaded.run.cluster.address == "local" else "connecting to Ray ...")
+                with connect(loaded.run.cluster):
+                    artifacts = execute(loaded, store, planned, watch)
+            else:
+                artifacts = execute(loaded, store, planned, watch)
+    except Stopped as stopped:
+        log.finish("cancelled", str(stopped))
+        raise
+    except BaseException as error:
+        log.finish("failed", str(error) or type(error).__name__)
+        raise
+    finally:
+        display.close()
+    log.finish("succeeded")
+    _show_results(artifacts, console)
+    return artifacts
+
+
+def _ask(loaded: "Loaded", planned: "list[PlannedStage]", store: "Store", console: Console, yes: bool) -> None:
+    """A run on a cluster costs money: it is shown and confirmed first. A local one starts at once."""
+    if yes or loaded.run.cluster.address == "local":
+        return
+    console.print(_plan_table(_planned_rows(loaded, store), f"{loaded.run.name} in {store.root}"))
+    if not sys.stdin.isatty():
+        from configs.errors import UserError
+
+        raise UserError("this run would start work on a cluster and nobody can be asked here; add --yes")
+    typer.confirm("Start it?", abort=True, err=True)
+
+
+@contextmanager
+def _stop_on_signals(console: Console) -> "Iterator[Callable[[], bool]]":
+    """First SIGINT or SIGTERM: stop at the next step boundary with a checkpoint. Second: stop at once."""
+    asked: list[int] = []
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        del frame
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(number)
+        console.print("stopping at the next step boundary with a checkpoint; once more to stop at once")
+
+    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(asked)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _watch(display: Display, log: "RunLog", stop_asked: Callable[[], bool]) -> "Watch":
+    from jobs.pipeline import Watch
+    from jobs.stages import summary_line
+
+    def started(plan: "PlannedStage") -> None:
+        note = "resuming" if plan.state.value == "resume" else ""
+        display.start(f"{plan.name}", f"({plan.stage.stage} {plan.key}) {note}")
+        log.set(stage=plan.name)
+        log.event(f"{plan.name}: started ({plan.stage.stage}-{plan.key}) {note}".rstrip())
+
+    def metrics(values: dict[str, float]) -> None:
+        display.metrics(values)
+        log.event(f"step {int(values['step'])}", data=dict(values))
+
+    def finished(plan: "PlannedStage", outcome: Any, seconds: float) -> None:
+        line = f"  {plan.name} done in {seconds:.0f} s{summary_line(outcome)}"
+        display.end(line)
+        log.event(line.strip())
+
+    def reused(plan: "PlannedStage") -> None:
+        display.end(f"  {plan.name} reused ({plan.stage.stage}-{plan.key})")
+        log.event(f"{plan.name}: reused")
+
+    def artifact(plan: "PlannedStage", done: Any) -> None:
+        log.artifact(plan.name, f"{done.kind}-{done.key}")
+
+    return Watch(started, display.progress, metrics, finished, reused, artifact, stop_asked)
+
+
+def _show_results(artifacts: dict[str, Any], console: Console) -> None:
+    from jobs.evaluate.report import table
+
+    for name, artifact in artifacts.items():
+        if artifact.kind == "evaluate":
+            Console().print(table(artifact.content.read_json("evaluation.json")))
+        if artifact.kind == "report":
+            console.print(f"report: {artifact.content.path('report.html')}", highlight=False)
+        if artifact.kind in ("cpt", "sft"):
+            console.print(f"model {name}: {artifact.content.path('model')}", highlight=False)

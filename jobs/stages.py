@@ -1,0 +1,179 @@
+"""What each kind of stage is: its version, its identity, and the function that computes it.
+
+    stage + finished inputs ──run_stage──► files below the attempt's content + what goes into the artifact's record
+
+A stage function knows nothing of keys, leases and runs (jobs/pipeline.py); it reads artifacts and writes below `content`.
+Heavy imports are inside the functions: planning a run needs none of them.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cluster.artifacts import Artifact, Attempt, ancestors
+from cluster.storage import Store
+from configs.errors import Stopped
+from configs.schema.corpus import CorpusStage, ShardsStage
+from configs.schema.evaluation import EvaluateStage, ReportStage
+from configs.schema.run import ModelStage, Run, Stage, stage_inputs
+from configs.schema.training import TrainStage
+from configs.schema.tree import hashed_values
+
+STAGE_VERSIONS = {"model": 1, "corpus": 1, "shards": 1, "cpt": 1, "sft": 1, "evaluate": 1, "report": 1}
+"""Raised by hand when the same config and inputs would give another result: it renews the key."""
+
+Progress = Callable[[str, int, int], None]
+"""progress(label, done, total) for long work."""
+
+
+@dataclass(frozen=True)
+class StageContext:
+    """Where a stage computes and what it may use."""
+
+    run: Run
+    name: str
+    inputs: dict[str, Artifact]
+    """By config key, e.g. {"model": ..., "shards": ...}; see configs.schema.run.stage_inputs."""
+    attempt: Attempt
+    store: Store
+    progress: Progress
+    metrics: Callable[[dict[str, float]], None]
+    """Takes the metrics of one training step."""
+    stop_asked: Callable[[], bool]
+
+    @property
+    def content(self) -> Store:
+        return self.attempt.content
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a stage adds to its artifact's record."""
+
+    metrics: dict[str, Any] = field(default_factory=dict)
+    counts: dict[str, Any] = field(default_factory=dict)
+    licences: list[str] = field(default_factory=list)
+
+
+def identity(stage: Stage, seed: int) -> dict[str, Any]:
+    """What decides the result of a stage besides its parents: config without names of inputs, content of outside inputs."""
+    config = hashed_values(stage)
+    for key, _, _ in stage_inputs(stage):
+        config.pop(key, None)
+    match stage:
+        case ModelStage():
+            from jobs.models import resolve_source
+
+            if not stage_inputs(stage):
+                config["source"] = resolve_source(stage.source).fingerprint
+            if stage.chat_template is not None and Path(stage.chat_template).is_file():
+                config["chat_template"] = Path(stage.chat_template).read_text()
+        case CorpusStage():
+            from jobs.corpus.inputs import find_inputs
+
+            config["inputs"] = [[file.uri, file.size, file.fingerprint] for file in find_inputs(stage, Path.cwd())]
+        case TrainStage():
+            config["seed"] = seed
+        case _:
+            pass
+    return config
+
+
+def run_stage(stage: Stage, context: StageContext) -> Outcome:
+    """Computes a stage with Ray connected. Raises what its parts raise, and Stopped."""
+    match stage:
+        case ModelStage():
+            return _model(stage, context)
+        case CorpusStage():
+            return _corpus(stage, context)
+        case ShardsStage():
+            return _shards(stage, context)
+        case TrainStage():
+            return _train(stage, context)
+        case EvaluateStage():
+            return _evaluate(stage, context)
+        case ReportStage():
+            return _report(stage, context)
+
+
+def summary_line(outcome: Outcome) -> str:
+    """The numbers of an outcome in one line, for people."""
+    shown = {**outcome.counts, **{name: value for name, value in outcome.metrics.items() if isinstance(value, int | float)}}
+    words = [f"{name.replace('_', ' ')} {value:,}" if isinstance(value, int) else f"{name.replace('_', ' ')} {value:.4g}"
+             for name, value in shown.items() if isinstance(value, int | float)]  # fmt: skip
+    return ": " + ", ".join(words) if words else ""
+
+
+def _model(stage: ModelStage, context: StageContext) -> Outcome:
+    from jobs.models import import_model, resolve_source
+
+    source = context.inputs["source"].content.below("model").root if context.inputs else stage.source
+    facts = import_model(stage, resolve_source(source), context.content, context.progress)
+    return Outcome(metrics={"parameters": facts.parameters}, licences=[facts.licence] if facts.licence else [])
+
+
+def _corpus(stage: CorpusStage, context: StageContext) -> Outcome:
+    from jobs.corpus.build import build_corpus
+
+    summary = build_corpus(stage, context.content, context.progress)
+    return Outcome(counts=summary.counts(), licences=sorted({source.licence for source in stage.sources.values()}))
+
+
+def _shards(stage: ShardsStage, context: StageContext) -> Outcome:
+    from jobs.corpus.shards import build_shards
+
+    model = context.inputs["model"].content.below("model")
+    corpus = context.inputs["corpus"]
+    summary = build_shards(stage, corpus.content, model, context.content, context.progress)
+    return Outcome(counts=summary.counts(), licences=corpus.record["licences"])
+
+
+def _train(stage: TrainStage, context: StageContext) -> Outcome:
+    from jobs.train.loop import Ending, TrainJob
+    from jobs.train.plan import total_steps
+    from jobs.train.ray_host import train_on_ray
+    from jobs.train.reader import read_index
+
+    model, shards = context.inputs["model"], context.inputs["shards"]
+    rows = read_index(shards.content, "train")
+    row_tokens = int(shards.content.read_json("manifest.json")["context"])
+    steps = total_steps(stage, len(rows), row_tokens)
+    job = TrainJob(
+        context.name, stage, context.run.seed, model.content.below("model"), shards.content, row_tokens, steps,
+        context.attempt.directory, context.attempt.number, context.content,
+    )  # fmt: skip
+    context.progress("steps", 0, steps)
+
+    def on_metrics(metrics: dict[str, float]) -> None:
+        context.metrics(metrics)
+        context.progress("steps", int(metrics["step"]), steps)
+
+    ending = train_on_ray(job, context.store.path("ray_train"), on_metrics, context.stop_asked)
+    if ending is Ending.STOPPED:
+        raise Stopped(f"{context.name} stopped at a step boundary; the same command goes on from there")
+    history = context.content.read_json("history.json")
+    licences = sorted({*model.record["licences"], *shards.record["licences"]})
+    return Outcome(
+        metrics={"steps": steps, "first_loss": history[0]["loss"], "last_loss": history[-1]["loss"]},
+        counts={"tokens": int(sum(entry["tokens"] for entry in history))},
+        licences=licences,
+    )
+
+
+def _evaluate(stage: EvaluateStage, context: StageContext) -> Outcome:
+    from jobs.evaluate.evaluate import evaluate
+
+    models = {name: context.inputs[f"models.{index}"].content.below("model") for index, name in enumerate(stage.models)}
+    corpora = {name: context.inputs[f"sets.{name}.corpus"].content for name in stage.sets}
+    if stage.answers is not None:
+        corpora["answers"] = context.inputs["answers.corpus"].content
+    return Outcome(metrics=evaluate(stage, models, corpora, context.content, context.progress))
+
+
+def _report(stage: ReportStage, context: StageContext) -> Outcome:
+    from jobs.evaluate.report import write_report
+
+    evaluation = context.inputs["evaluation"]
+    write_report(evaluation.content.read_json("evaluation.json"), [evaluation, *ancestors(context.store, evaluation)], context.content)
+    return Outcome(licences=sorted({licence for parent in ancestors(context.store, evaluation) for licence in parent.record["licences"]}))

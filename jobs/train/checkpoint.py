@@ -1,0 +1,176 @@
+"""Exact, asynchronous checkpoints of a sharded Learner, on disk and on S3.
+
+    attempts/000002/checkpoints/step-000040/
+        rank-00000-of-00002.safetensors    the rows of every tensor that this rank holds (fp32 masters, AdamW moments)
+        history.json                       metrics of all steps so far
+        checkpoint.json                    files, sizes, sha256; written last: no record, no checkpoint
+
+    save: copy of the shards -> (thread) file -> store -> all ranks agree -> record -> older checkpoints pruned
+    load: newest record of any attempt -> each rank reads the rows it needs, whatever number of ranks wrote them
+
+There is no generator state to save (jobs/train/plan.py keys all randomness) and no pickle: a shard of FSDP2 is a range of
+rows, so safetensors holds it, and reading for another world size is reading other rows.
+"""
+
+import hashlib
+import tempfile
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from safetensors.torch import save_file
+from torch import Tensor
+
+from cluster import kill_points
+from cluster.lease import check_attempt
+from cluster.storage import Store
+from configs.errors import RunFailed
+from jobs.train.learner import Learner
+from jobs.train.weights import StoredTensor, list_tensors, read_rows
+
+RECORD = "checkpoint.json"
+HASH_CHUNK_BYTES = 2**22
+
+
+class CheckpointDamaged(RunFailed):
+    """A file of a committed checkpoint is missing or is not what its record says."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A committed checkpoint: the state after `step` optimizer steps."""
+
+    directory: Store
+    step: int
+    record: dict[str, Any]
+
+    def history(self) -> list[dict[str, float]]:
+        return self.directory.read_json("history.json")
+
+
+def find_checkpoints(artifact: Store) -> list[Checkpoint]:
+    """The committed checkpoints of all attempts, in the order of (step, attempt); the last is the one to resume from."""
+    found = []
+    for attempt in artifact.names("attempts"):
+        for name in artifact.names("attempts", attempt, "checkpoints"):
+            directory = artifact.below("attempts", attempt, "checkpoints", name)
+            try:
+                record = directory.read_json(RECORD)
+            except FileNotFoundError:
+                continue  # never committed, or being pruned by the attempt that wrote it
+            found.append(((record["step"], attempt), Checkpoint(directory, record["step"], record)))
+    return [checkpoint for _, checkpoint in sorted(found, key=lambda item: item[0])]
+
+
+def restore(learner: Learner, checkpoint: Checkpoint) -> None:
+    """Loads the state into a Learner of any world size. Raises CheckpointDamaged."""
+    for name, entry in checkpoint.record["ranks"].items():
+        _check_file(checkpoint, name, entry)
+    pieces: dict[str, list[tuple[int, StoredTensor]]] = {}
+    for key, stored in list_tensors(checkpoint.directory).items():
+        name, _, first_row = key.rpartition("@")
+        pieces.setdefault(name, []).append((int(first_row), stored))
+    learner.load_state(lambda name, first, count: _read(checkpoint.directory, pieces[name], first, count))
+
+
+class CheckpointWriter:
+    """Saves the shards of one rank while training goes on; at most one save is under way.
+
+    `artifact` is the directory that all attempts share, `attempt` the number whose lease this run holds.
+    """
+
+    def __init__(self, artifact: Store, attempt: int, keep: int) -> None:
+        self._artifact, self._attempt, self._keep = artifact, attempt, keep
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._running: Future[None] | None = None
+        # Its own group: collectives of this thread must not mix with those of the training thread.
+        self._group = dist.new_group(backend="gloo")
+
+    def save(self, learner: Learner, step: int, history: list[dict[str, float]]) -> None:
+        """Copies the state and returns; raises what the previous save raised."""
+        self.wait()
+        rows = learner.state_rows()
+        # The name of a piece ends by its first row; an empty shard (fewer rows than ranks) has nothing to write.
+        state = {
+            f"{name}@{rows[name].first_row}": tensor.detach().to("cpu", copy=True)
+            for name, tensor in learner.state().items()
+            if tensor.numel()
+        }
+        self._running = self._thread.submit(self._write, state, step, list(history))
+
+    def wait(self) -> None:
+        """Returns when the last save is committed; raises what it raised."""
+        if self._running is not None:
+            self._running.result()
+            self._running = None
+
+    def close(self) -> None:
+        self.wait()
+        self._thread.shutdown()
+
+    def _write(self, state: dict[str, Tensor], step: int, history: list[dict[str, float]]) -> None:
+        rank, world_size = dist.get_rank(), dist.get_world_size()
+        directory = self._artifact.below("attempts", f"{self._attempt:06d}", "checkpoints", f"step-{step:06d}")
+        name = f"rank-{rank:05d}-of-{world_size:05d}.safetensors"
+        with tempfile.TemporaryDirectory(prefix="acclimate-checkpoint-") as scratch:
+            local = Path(scratch) / name
+            save_file(state, local)
+            kill_points.reach("inside_upload")
+            directory.put(local, name)
+            mine = {"name": name, "size": local.stat().st_size, "sha256": _sha256(local)}
+        everyone: list[dict[str, Any]] = [{}] * world_size
+        dist.all_gather_object(everyone, mine, group=self._group)
+        if rank == 0:
+            self._commit(directory, everyone, step, history)
+
+    def _commit(self, directory: Store, ranks: list[dict[str, Any]], step: int, history: list[dict[str, float]]) -> None:
+        check_attempt(self._artifact, self._attempt)
+        directory.write_json("history.json", history)
+        files = {entry["name"]: {"size": entry["size"], "sha256": entry["sha256"]} for entry in ranks}
+        directory.write_json(RECORD, {"step": step, "attempt": self._attempt, "ranks": files})
+        self._prune()
+
+    def _prune(self) -> None:
+        """Removes all but the newest checkpoints; the record goes first, so that none is half there."""
+        for checkpoint in find_checkpoints(self._artifact)[: -self._keep]:
+            check_attempt(self._artifact, self._attempt)
+            checkpoint.directory.remove(RECORD)
+            kill_points.reach("during_pruning")
+            checkpoint.directory.remove()
+
+
+def _check_file(checkpoint: Checkpoint, name: str, entry: dict[str, Any]) -> None:
+    path = checkpoint.directory.path(name)
+    digest, size = hashlib.sha256(), 0
+    try:
+        with checkpoint.directory.open(name) as file:
+            while chunk := file.read(HASH_CHUNK_BYTES):
+                digest.update(chunk)
+                size += len(chunk)
+    except FileNotFoundError as error:
+        raise CheckpointDamaged(f"{path} is missing; remove {checkpoint.directory.root} to resume from the one before") from error
+    if size != entry["size"] or digest.hexdigest() != entry["sha256"]:
+        raise CheckpointDamaged(f"{path} is damaged; remove {checkpoint.directory.root} to resume from the one before")
+
+
+def _read(directory: Store, pieces: list[tuple[int, StoredTensor]], first: int, count: int) -> Tensor:
+    """Rows `first` to `first + count` of a tensor whose pieces (first row, place) lie in the files of several ranks."""
+    whole = torch.empty(count, *pieces[0][1].shape[1:], dtype=torch.float32)
+    filled = 0
+    for start, stored in pieces:
+        low, high = max(first, start), min(first + count, start + stored.shape[0])
+        if low < high:
+            read_rows(directory, stored, low - start, whole[low - first : high - first])
+            filled += high - low
+    assert filled == count, (first, count, filled)
+    return whole
+
+
+def _sha256(file: Path) -> str:
+    with open(file, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+

@@ -1,0 +1,152 @@
+"""Ray Train as the host of the training loop: gang start, restart after a loss, resize.
+
+    driver ─ TorchTrainer ─► rank 0..n-1: run_training(job)
+       └──── Hub (actor on the driver's node) ◄── metrics of rank 0; ──► "stop" on the way back
+
+Ray only starts and restarts the group: our checkpoint records are the single truth (jobs/train/checkpoint.py), so nothing
+is reported to Ray but that the loop is alive.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+import ray.train
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer
+
+from configs.errors import RunFailed
+from jobs.train.loop import Ending, TrainJob, run_training
+
+POLL_S = 0.5
+"""How often the driver empties the hub; what people see is at most this old."""
+RENDEZVOUS_TIMEOUT_S = 1800
+"""gloo and nccl: the longest wait for the other ranks; loading a large model from a slow store takes minutes."""
+
+
+class TrainingFailed(RunFailed):
+    """The worker group was lost more often than `checkpoints.max_failures`, or a rank raised."""
+
+
+@ray.remote(num_cpus=0, max_concurrency=4)
+class Hub:
+    """Queues what rank 0 reports until the driver takes it, and hands the wish to stop back to rank 0."""
+
+    def __init__(self) -> None:
+        self._metrics: list[dict[str, float]] = []
+        self._stop = False
+
+    def report(self, metrics: dict[str, float]) -> bool:
+        self._metrics.append(metrics)
+        return self._stop
+
+    def take(self) -> list[dict[str, float]]:
+        taken, self._metrics = self._metrics, []
+        return taken
+
+    def stop(self) -> None:
+        self._stop = True
+
+
+class HubReporter:
+    """The loop's Reporter over a Hub: sends without waiting and reads the answer to the previous report."""
+
+    def __init__(self, hub: Any) -> None:
+        self._hub = hub
+        self._asked: list[ray.ObjectRef] = []
+        self._stop = False
+
+    def __call__(self, metrics: dict[str, float]) -> bool:
+        self._asked.append(self._hub.report.remote(metrics))
+        ready, self._asked = ray.wait(self._asked, num_returns=len(self._asked), timeout=0)
+        self._stop = self._stop or any(ray.get(ready))
+        return self._stop
+
+
+@dataclass(frozen=True)
+class _RankConfig:
+    job: TrainJob
+    hub: Any
+
+
+class _Trainer(TorchTrainer):
+    """Ray's own Ctrl-C handler aborts the ranks; the driver's asks them for a checkpoint first, so it has to stay."""
+
+    def _register_sigint_handler(self, controller: Any) -> None:
+        del controller
+
+
+def _rank(config: dict[str, _RankConfig]) -> None:
+    """What runs on every Ray Train worker."""
+    ending = run_training(config["rank"].job, HubReporter(config["rank"].hub))
+    ray.train.report({"ending": ending.value})
+
+
+def train_on_ray(
+    job: TrainJob, scratch: str, on_metrics: Callable[[dict[str, float]], None], stop_asked: Callable[[], bool]
+) -> Ending:
+    """Runs a training job on the connected Ray. Raises TrainingFailed.
+
+    Args:
+        job: what to train.
+        scratch: where Ray Train keeps its own notes; every node must reach it (the store when there are several nodes).
+        on_metrics: called on the driver with the metrics of each step, in order.
+        stop_asked: polled on the driver; True ends the run at the next step boundary with a checkpoint.
+    """
+    hub = Hub.remote()
+    resources = job.stage.resources
+    trainer = _Trainer(
+        _rank,
+        train_loop_config={"rank": _RankConfig(job, hub)},
+        torch_config=TorchConfig(backend="nccl" if resources.gpus_per_rank else "gloo", timeout_s=RENDEZVOUS_TIMEOUT_S),
+        scaling_config=ScalingConfig(
+            num_workers=resources.ranks,
+            use_gpu=resources.gpus_per_rank > 0,
+            resources_per_worker={"CPU": resources.threads_per_rank, **_gpus(resources.gpus_per_rank)},
+            placement_strategy=resources.placement,
+        ),
+        run_config=RunConfig(
+            name=f"{job.name}-{job.attempt}-{int(time.time())}",
+            storage_path=scratch,
+            failure_config=FailureConfig(max_failures=job.stage.checkpoints.max_failures),
+        ),
+    )
+    done = threading.Event()
+    pump = threading.Thread(target=_pump, args=(hub, done, on_metrics, stop_asked), name="hub", daemon=True)
+    pump.start()
+    try:
+        result = trainer.fit()
+    except Exception as error:
+        raise TrainingFailed(f"{job.name}: {_root_cause(error)}") from error
+    finally:
+        done.set()
+        pump.join()
+    assert result.metrics is not None
+    return Ending(result.metrics["ending"])
+
+
+def _pump(hub: Any, done: threading.Event, on_metrics: Callable[[dict[str, float]], None], stop_asked: Callable[[], bool]) -> None:
+    stopping = False
+    last_round = False
+    while not last_round:
+        last_round = done.wait(POLL_S)
+        for metrics in ray.get(hub.take.remote()):
+            on_metrics(metrics)
+        if stop_asked() and not stopping:
+            stopping = True
+            ray.get(hub.stop.remote())
+
+
+def _gpus(per_rank: float) -> dict[str, float]:
+    return {"GPU": per_rank} if per_rank else {}
+
+
+def _root_cause(error: BaseException) -> str:
+    """The innermost message of Ray's nested errors: the one that says what to mend."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[-1].strip() if lines else type(error).__name__

@@ -1,0 +1,125 @@
+"""The training loop under kills: whatever dies, the next attempt ends with the same bits."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from cluster.lease import LeaseLost
+from cluster.storage import Store
+from jobs.train.checkpoint import CheckpointDamaged, find_checkpoints
+from jobs.train.loop import Ending, TrainJob, run_training
+from jobs.train.reader import ShardError
+from tests.world.ranks import run_ranks
+from tests.world.toy_training import model_digest, toy_job, toy_stage, train_toy
+
+
+def train_until_step_three_and_stop(job: TrainJob) -> None:
+    assert run_training(job, lambda metrics: metrics["step"] >= 3) is Ending.STOPPED
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> tuple[str, list[dict[str, float]]]:
+    """Digest of the weights and history of a run that nothing disturbed."""
+    job = toy_job(Store(str(tmp_path_factory.mktemp("unbroken"))), tiny_model, toy_stage())
+    assert run_ranks(2, train_toy, job) == [0, 0]
+    return model_digest(job), job.output.read_json("history.json")
+
+
+def test_the_loss_falls(unbroken: tuple[str, list[dict[str, float]]]) -> None:
+    losses = [entry["loss"] for entry in unbroken[1]]
+    assert losses[-1] < losses[0] - 0.3
+    assert [entry["step"] for entry in unbroken[1]] == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize(
+    "kill_at",
+    [
+        "after_optimizer_step_before_checkpoint:1",
+        "after_optimizer_step_before_checkpoint:4",
+        "inside_upload:1",
+        "inside_upload:2",
+        "during_pruning:1",
+        "after_optimizer_step_before_checkpoint:6",
+    ],
+)
+def test_killed_and_resumed_is_bit_equal(
+    tmp_path: Path, tiny_model: Path, unbroken: tuple[str, list[dict[str, float]]], kill_at: str
+) -> None:
+    store = Store(str(tmp_path))
+    killed = run_ranks(2, train_toy, toy_job(store, tiny_model, toy_stage()), environment={"ACCLIMATE_KILL_AT": kill_at})
+    assert -9 in killed
+    job = toy_job(store, tiny_model, toy_stage(), attempt=2)
+    assert run_ranks(2, train_toy, job) == [0, 0]
+    assert (model_digest(job), job.output.read_json("history.json")) == unbroken
+
+
+def test_a_stop_checkpoints_and_the_next_attempt_goes_on(
+    tmp_path: Path, tiny_model: Path, unbroken: tuple[str, list[dict[str, float]]]
+) -> None:
+    store = Store(str(tmp_path))
+    stage = toy_stage(every_steps=100)
+    job = toy_job(store, tiny_model, stage)
+    assert run_ranks(2, train_until_step_three_and_stop, job) == [0, 0]
+    # The wish is heard after step 3 and agreed upon inside step 4.
+    assert [checkpoint.step for checkpoint in find_checkpoints(job.artifact)] == [4]
+    job = toy_job(store, tiny_model, stage, attempt=2)
+    assert run_ranks(2, train_toy, job) == [0, 0]
+    assert model_digest(job) == unbroken[0]
+
+
+def test_other_ranks_go_on_from_the_same_state(
+    tmp_path: Path, tiny_model: Path, unbroken: tuple[str, list[dict[str, float]]]
+) -> None:
+    store = Store(str(tmp_path))
+    kill = {"ACCLIMATE_KILL_AT": "after_optimizer_step_before_checkpoint:5"}
+    assert -9 in run_ranks(2, train_toy, toy_job(store, tiny_model, toy_stage()), environment=kill)
+    for world_size, attempt in ((1, 2), (3, 3)):
+        job = toy_job(store, tiny_model, toy_stage(ranks=world_size), attempt)
+        assert run_ranks(world_size, train_toy, job) == [0] * world_size
+        history = job.output.read_json("history.json")
+        assert history[:4] == unbroken[1][:4]
+        for mine, theirs in zip(history, unbroken[1], strict=True):
+            assert mine["tokens"] == theirs["tokens"]
+            assert mine["loss"] == pytest.approx(theirs["loss"], rel=1e-5)
+        for name in job.artifact.names("attempts", f"{attempt:06d}", "checkpoints"):
+            job.artifact.remove("attempts", f"{attempt:06d}", "checkpoints", name)
+
+
+def resume_expecting(job: TrainJob, error: type[Exception], message: str) -> None:
+    try:
+        run_training(job, lambda metrics: False)
+    except error as raised:
+        assert re.search(message, str(raised)), raised
+        return
+    raise AssertionError(f"{error.__name__} expected")
+
+
+def test_a_writer_that_was_taken_for_dead_stops_before_its_next_commit(tmp_path: Path, tiny_model: Path) -> None:
+    store = Store(str(tmp_path))
+    old = toy_job(store, tiny_model, toy_stage(), attempt=1)
+    toy_job(store, tiny_model, toy_stage(), attempt=2)  # somebody took over
+    assert run_ranks(1, resume_expecting, old, LeaseLost, "attempt 1 was taken for dead, attempt 2 writes now") == [0]
+    assert find_checkpoints(old.artifact) == []
+    assert not old.output.exists("model")
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path: Path, tiny_model: Path) -> None:
+    store = Store(str(tmp_path))
+    job = toy_job(store, tiny_model, toy_stage(every_steps=100))
+    assert run_ranks(1, train_until_step_three_and_stop, job) == [0]
+    newest = find_checkpoints(job.artifact)[-1]
+    name = next(iter(newest.record["ranks"]))
+    data = bytearray(newest.directory.read(name))
+    data[len(data) // 2] ^= 1
+    newest.directory.write(name, bytes(data))
+    again = toy_job(store, tiny_model, toy_stage(every_steps=100), attempt=2)
+    assert run_ranks(1, resume_expecting, again, CheckpointDamaged, "step-000004/rank-00000.* is damaged") == [0]
+
+
+def test_a_damaged_shard_is_named(tmp_path: Path, tiny_model: Path) -> None:
+    job = toy_job(Store(str(tmp_path)), tiny_model, toy_stage())
+    data = bytearray(job.shards.read("train/shard-00001.parquet"))
+    data[100] ^= 1
+    job.shards.write("train/shard-00001.parquet", bytes(data))
+    assert run_ranks(1, resume_expecting, job, ShardError, "shard-00001.parquet is damaged") == [0]
