@@ -7,26 +7,47 @@ writers: it succeeds for exactly one of them (S3: If-None-Match; disk: link(2), 
 Credentials and endpoints come from the environment of each process (AWS_*), never from configs.
 """
 
+import errno
 import json
 import os
 import shutil
+import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from enum import Enum
 from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 import fsspec
 
-S3_CONNECT_TIMEOUT_S = 10
-"""Long enough for a slow first TLS handshake; an unreachable endpoint is reported within half a minute."""
-S3_READ_TIMEOUT_S = 120
-S3_ATTEMPTS = 5
-"""botocore's standard mode: exponential back-off on 5xx, throttling and cut connections."""
+from configs.errors import Unreachable
+
+CONFLICT_ATTEMPTS = 5
+"""S3 answers 409 to a conditional PUT that met another one and asks to try again; botocore does not by itself."""
 
 
-class StorageError(RuntimeError):
+@dataclass(frozen=True)
+class Retries:
+    """How long S3 is tried again. Two layers multiply: botocore's attempts (5xx, throttling, no connection; exponential
+    back-off) and s3fs's rounds around them (bodies cut off in their middle)."""
+
+    connect_timeout_s: float
+    read_timeout_s: float
+    attempts: int
+    rounds: int
+
+
+class Patience(Enum):
+    """RUN outlasts an outage of a minute; PROBE reports an unreachable endpoint within half a minute."""
+
+    RUN = Retries(connect_timeout_s=10, read_timeout_s=120, attempts=5, rounds=5)
+    PROBE = Retries(connect_timeout_s=5, read_timeout_s=8, attempts=2, rounds=1)
+
+
+class StorageError(Unreachable, RuntimeError):
     """The store cannot be reached, read or written; the message says what to check."""
 
 
@@ -47,6 +68,7 @@ class Store:
     """
 
     root: str
+    patience: Patience = Patience.RUN
 
     @property
     def is_s3(self) -> bool:
@@ -54,23 +76,12 @@ class Store:
 
     @cached_property
     def fs(self) -> fsspec.AbstractFileSystem:
-        if self.is_s3:
-            return fsspec.filesystem(
-                "s3",
-                use_listings_cache=False,
-                skip_instance_cache=True,
-                config_kwargs={
-                    "connect_timeout": S3_CONNECT_TIMEOUT_S,
-                    "read_timeout": S3_READ_TIMEOUT_S,
-                    "retries": {"mode": "standard", "max_attempts": S3_ATTEMPTS},
-                },
-            )
-        return fsspec.filesystem("file")
+        return _s3_filesystem(self.patience.value) if self.is_s3 else fsspec.filesystem("file")
 
-    def __getstate__(self) -> dict[str, str]:
-        return {"root": self.root}
+    def __getstate__(self) -> dict[str, Any]:
+        return {"root": self.root, "patience": self.patience}
 
-    def __setstate__(self, state: dict[str, str]) -> None:
+    def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
 
     def path(self, *parts: str) -> str:
@@ -79,28 +90,35 @@ class Store:
 
     def below(self, *parts: str) -> "Store":
         """The store whose root is `parts` below this one."""
-        return Store(self.path(*parts))
+        return Store(self.path(*parts), self.patience)
 
-    # Reading
+    # Reading. Absence raises FileNotFoundError; whatever else goes wrong, here and in writing, raises StorageError.
 
     def read(self, *parts: str) -> bytes:
         """Raises FileNotFoundError."""
-        return cast(bytes, self.fs.cat_file(self.path(*parts)))
+        # s3fs reads large files in concurrent ranges, and does not try a range again whose connection was cut.
+        options = {"max_concurrency": 1} if self.is_s3 else {}
+        with self._explained():
+            return cast(bytes, self.fs.cat_file(self.path(*parts), **options))
 
     def read_json(self, *parts: str) -> Any:
         """Raises FileNotFoundError."""
         return json.loads(self.read(*parts))
 
     def open(self, *parts: str) -> BinaryIO:
-        return cast(BinaryIO, self.fs.open(self.path(*parts), "rb"))
+        """Raises FileNotFoundError. Reading from what is returned raises what fsspec raises."""
+        with self._explained():
+            return cast(BinaryIO, self.fs.open(self.path(*parts), "rb"))
 
     def exists(self, *parts: str) -> bool:
-        return bool(self.fs.exists(self.path(*parts)))
+        with self._explained():
+            return bool(self.fs.exists(self.path(*parts)))
 
     def names(self, *parts: str) -> list[str]:
         """Names directly below, files and directories, sorted; empty where nothing is."""
         try:
-            entries = self.fs.ls(self.path(*parts), detail=False)
+            with self._explained():
+                entries = self.fs.ls(self.path(*parts), detail=False)
         except FileNotFoundError:
             return []
         names = [entry.rstrip("/").rsplit("/", 1)[-1] for entry in entries]
@@ -109,7 +127,8 @@ class Store:
     def files(self, *parts: str) -> list[FileInfo]:
         """All files below, sorted by name relative to `parts`; empty where nothing is."""
         top = self.path(*parts)
-        found = self.fs.find(top, detail=True)
+        with self._explained():
+            found = self.fs.find(top, detail=True)
         prefix = len(top.removeprefix("s3://").rstrip("/")) + 1
         infos = [FileInfo(name[prefix:], int(info["size"])) for name, info in found.items()]
         return sorted((info for info in infos if ".writing-" not in info.name), key=lambda info: info.name)
@@ -118,10 +137,11 @@ class Store:
 
     def write(self, path: str, data: bytes) -> None:
         """Writes or replaces a whole file."""
-        if self.is_s3:
-            self.fs.pipe_file(self.path(path), data)
-        else:
-            self._write_local(path, data, os.replace)
+        with self._explained():
+            if self.is_s3:
+                self.fs.pipe_file(self.path(path), data)
+            else:
+                _write_local(Path(self.path(path)), data, os.replace)
 
     def create(self, path: str, data: bytes) -> bool:
         """Writes a whole file unless it exists; False, and nothing written, where it does.
@@ -129,14 +149,15 @@ class Store:
         `data` must be this writer's own (hold its id): a PUT that succeeded but whose answer was lost is answered
         "exists" when it is tried again, and is then recognised by its content.
         """
-        try:
-            if self.is_s3:
-                self.fs.pipe_file(self.path(path), data, mode="create")
-            else:
-                self._write_local(path, data, os.link)
-        except FileExistsError:
-            return self.read(path) == data
-        return True
+        with self._explained():
+            try:
+                if self.is_s3:
+                    self._create_on_s3(path, data)
+                else:
+                    _write_local(Path(self.path(path)), data, os.link)
+            except FileExistsError:
+                return self.read(path) == data
+            return True
 
     def write_json(self, path: str, value: object) -> None:
         self.write(path, _json_bytes(value))
@@ -145,38 +166,81 @@ class Store:
         return self.create(path, _json_bytes(value))
 
     def put(self, local: Path, path: str) -> None:
-        """Copies a local file into the store."""
-        if self.is_s3:
-            self.fs.put_file(str(local), self.path(path))
-        else:
-            target = Path(self.path(path))
-            target.parent.mkdir(parents=True, exist_ok=True)
-            writing = target.with_name(f".writing-{uuid.uuid4().hex}")
-            shutil.copyfile(local, writing)
-            writing.replace(target)
+        """Copies a local file into the store. Raises FileNotFoundError where there is no local file."""
+        with self._explained():
+            if self.is_s3:
+                self.fs.put_file(str(local), self.path(path))
+            else:
+                with _written_beside(Path(self.path(path)), os.replace) as writing:
+                    shutil.copyfile(local, writing)
 
     def get(self, path: str, local: Path) -> None:
-        """Copies a file of the store to a local path."""
-        local.parent.mkdir(parents=True, exist_ok=True)
-        self.fs.get_file(self.path(path), str(local))
+        """Copies a file of the store to a local path, whole or not at all. Raises FileNotFoundError."""
+        with self._explained(), _written_beside(local, os.replace) as writing:
+            self.fs.get_file(self.path(path), str(writing))
 
     def remove(self, *parts: str) -> None:
         """Removes a file or everything below a directory; nothing happens where nothing is."""
-        if self.exists(*parts):
-            self.fs.rm(self.path(*parts), recursive=True)
+        with self._explained():
+            if self.fs.exists(self.path(*parts)):
+                self.fs.rm(self.path(*parts), recursive=True)
 
-    def _write_local(self, path: str, data: bytes, place: Callable[[Path, Path], None]) -> None:
-        target = Path(self.path(path))
-        target.parent.mkdir(parents=True, exist_ok=True)
-        writing = target.with_name(f".writing-{uuid.uuid4().hex}")
+    def _create_on_s3(self, path: str, data: bytes) -> None:
+        for attempt in range(CONFLICT_ATTEMPTS):
+            try:
+                self.fs.pipe_file(self.path(path), data, mode="create")
+                return
+            except OSError as error:
+                if error.errno != errno.EBUSY or attempt == CONFLICT_ATTEMPTS - 1:
+                    raise
+                time.sleep(0.1 * 2**attempt)
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
         try:
-            with open(writing, "xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            place(writing, target)
-        finally:
-            writing.unlink(missing_ok=True)
+            yield
+        except (StorageError, FileExistsError):
+            raise
+        except FileNotFoundError as error:
+            if "bucket does not exist" in str(error):
+                raise StorageError(_explain(self, error)) from error
+            raise
+        except Exception as error:
+            raise StorageError(_explain(self, error)) from error
+
+
+def _s3_filesystem(retries: Retries) -> fsspec.AbstractFileSystem:
+    filesystem = fsspec.filesystem(
+        "s3",
+        use_listings_cache=False,
+        skip_instance_cache=True,
+        config_kwargs={
+            "connect_timeout": retries.connect_timeout_s,
+            "read_timeout": retries.read_timeout_s,
+            "retries": {"mode": "standard", "max_attempts": retries.attempts},
+        },
+    )
+    filesystem.retries = retries.rounds
+    return filesystem
+
+
+@contextmanager
+def _written_beside(target: Path, place: Callable[[Path, Path], None]) -> Iterator[Path]:
+    """Yields a path beside `target` to write to and places it when that is done; nothing is left where it is not."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    writing = target.with_name(f".writing-{uuid.uuid4().hex}")
+    try:
+        yield writing
+        with open(writing, "rb") as file:
+            os.fsync(file.fileno())
+        place(writing, target)
+    finally:
+        writing.unlink(missing_ok=True)
+
+
+def _write_local(target: Path, data: bytes, place: Callable[[Path, Path], None]) -> None:
+    with _written_beside(target, place) as writing:
+        writing.write_bytes(data)
 
 
 def open_store(root: str) -> Store:
@@ -187,21 +251,19 @@ def open_store(root: str) -> Store:
 def check_store(store: Store) -> None:
     """Writes, reads and removes one small file. Raises StorageError with what to mend."""
     probe = f"probe-{uuid.uuid4().hex}"
-    try:
-        store.write(probe, b"acclimate")
-        if store.read(probe) != b"acclimate":
-            raise StorageError(f"{store.root}: what was written is not what is read back")
-        store.remove(probe)
-    except StorageError:
-        raise
-    except Exception as error:
-        raise StorageError(_explain(store, error)) from error
+    probed = Store(store.root, Patience.PROBE)
+    probed.write(probe, b"acclimate")
+    if probed.read(probe) != b"acclimate":
+        raise StorageError(f"{store.root}: what was written is not what is read back")
+    probed.remove(probe)
 
 
 def _explain(store: Store, error: Exception) -> str:
     reason = f"{type(error).__name__}: {error}".strip()
     if not store.is_s3:
-        return f"{store.root} cannot be written ({reason}). Check the directory's owner and `df -h {store.root}`."
+        return (
+            f"{store.root} cannot be read or written ({reason}). Check the directory's owner and `df -h {store.root}`."
+        )
     endpoint = os.environ.get("AWS_ENDPOINT_URL", "the default AWS endpoint")
     return (
         f"{store.root} cannot be reached or written through {endpoint} ({reason}). "

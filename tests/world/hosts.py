@@ -57,6 +57,7 @@ def why_no_hosts() -> str | None:
         ["unshare", "--mount", "--net", "--uts", "--pid", "--fork", "ip", "link", "add", "probe", "type", "veth"],
         capture_output=True,
         text=True,
+        check=False,
     )
     return None if probe.returncode == 0 else f"namespaces or veth are not allowed here: {probe.stderr.strip()}"
 
@@ -87,7 +88,7 @@ class Host:
     ) -> subprocess.CompletedProcess[str]:
         """Runs a command to its end. Raises CalledProcessError (with both outputs as notes) and TimeoutExpired."""
         result = subprocess.run(
-            self._entered(command, environment), capture_output=True, text=True, timeout=timeout_s, env={}
+            self._entered(command, environment), capture_output=True, text=True, timeout=timeout_s, env={}, check=False
         )
         if result.returncode != 0:
             error = subprocess.CalledProcessError(result.returncode, list(command), result.stdout, result.stderr)
@@ -144,9 +145,12 @@ class SeparatedHosts:
         with ExitStack() as starting:
             self._switch = starting.enter_context(Switch())
             self._addresses = self.logs / "hosts"
-            self._addresses.write_text("127.0.0.1 localhost\n" + "".join(
-                f"{self._switch.address(number)} {_host_name(number)}\n" for number in range(1, self.count + 1)
-            ))
+            self._addresses.write_text(
+                "127.0.0.1 localhost\n"
+                + "".join(
+                    f"{self._switch.address(number)} {_host_name(number)}\n" for number in range(1, self.count + 1)
+                )
+            )
             self._token = secrets.token_hex(32)
             for number in range(1, self.count + 1):
                 self.hosts.append(self._new_host(number, starting))
@@ -265,7 +269,9 @@ def _absolute(command: str) -> str:
 def _copy_checkout(host: Host) -> None:
     """Gives a host what a clone would have, and files not yet committed; nothing that git ignores."""
     git = ["git", "-C", str(CHECKOUT), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    names = [name for name in subprocess.check_output(git, text=True).split("\0") if name and (CHECKOUT / name).exists()]
+    names = [
+        name for name in subprocess.check_output(git, text=True).split("\0") if name and (CHECKOUT / name).exists()
+    ]
     pack = ["tar", "-C", str(CHECKOUT), "--null", "--files-from=-", "-cf", "-"]
     packed = subprocess.run(pack, input="\0".join(names).encode(), capture_output=True, check=True).stdout
     unpack = ["nsenter", "-t", str(host.init_pid), "--mount", "tar", "-C", str(CHECKOUT), "-xf", "-"]

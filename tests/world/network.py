@@ -32,7 +32,7 @@ def held_by_this_process(command: Sequence[str]) -> list[str]:
 def ip(*arguments: str, namespace_pid: int | None = None) -> None:
     """Runs `ip`, in the network namespace of a process where one is given. Raises NetworkError."""
     enter = [] if namespace_pid is None else ["nsenter", f"--net=/proc/{namespace_pid}/ns/net"]
-    result = subprocess.run([*enter, "ip", *arguments], capture_output=True, text=True, timeout=10)
+    result = subprocess.run([*enter, "ip", *arguments], capture_output=True, text=True, timeout=10, check=False)
     if result.returncode != 0:
         raise NetworkError(f"ip {' '.join(arguments)}: {result.stderr.strip()}")
 
@@ -124,4 +124,6 @@ class Switch:
             ip("address", "add", f"10.77.{subnet}.1/24", "dev", device)
             ip("link", "set", device, "up")
             return subnet
-        raise NetworkError(f"all {SUBNETS} subnets 10.77.X.0/24 are in use; `ip link` shows the devices acc1 ... acc200")
+        raise NetworkError(
+            f"all {SUBNETS} subnets 10.77.X.0/24 are in use; `ip link` shows the devices acc1 ... acc200"
+        )
