@@ -162,6 +162,10 @@ def require_same_versions(ours: dict[str, str], theirs: dict[str, str]) -> None:
         there = theirs[name]
         if _comparable(name, here) != _comparable(name, there) and not (name == "vllm" and "absent" in (here, there)):
             lines.append(f"  {name}: {here} here, {there} on the cluster")
+    if theirs["ray"] == "absent":
+        raise VersionsDiffer(
+            "`python` on the cluster's head is not the one Ray runs in: start Ray with that one first in PATH"
+        )
     if lines:
         raise VersionsDiffer(
             "the cluster's packages are not those of our lock:\n" + "\n".join(lines)

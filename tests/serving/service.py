@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -18,9 +17,10 @@ from openai import OpenAI
 from transformers import AutoModelForCausalLM
 
 from tests.world.conditions import kill_process, wait_for
+from tests.world.free_port import free_port
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-SERVE = (sys.executable, "-c", "from jobs.cli import main; main()", "serve")
+SERVE = (sys.executable, "-m", "jobs.cli", "serve")
 START_TIMEOUT_S = 400.0
 """About a minute alone; several engines may start at the same time on two cores."""
 END_TIMEOUT_S = 60.0
@@ -56,12 +56,6 @@ class Service:
     def processes(self) -> list[psutil.Process]:
         """Everything the service has started and that still runs."""
         return [each for each in psutil.Process(self.process.pid).children(recursive=True) if each.is_running()]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextmanager
