@@ -8,6 +8,7 @@ Parameter names are those of the checkpoint. A head tied to the embedding is no 
 import re
 import tempfile
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ class PackedCausalLM(nn.Module):
             attention_mask=None,
             use_cache=False,
             cu_seqlens_S1=batch.cu_seqlens_S1,
-            segment_lengths=tuple(stop - start for start, stop in zip(bounds, bounds[1:], strict=False)),
+            segment_lengths=tuple(stop - start for start, stop in pairwise(bounds)),
         ).last_hidden_state
         head = self.model.embed_tokens if self.lm_head is None else self.lm_head
         return token_logprobs(hidden_1TH[0, kept_W], head.weight, batch.targets_T[kept_W], temperature)
@@ -120,16 +121,22 @@ def allocate(module: PackedCausalLM, device: torch.device) -> None:
     """Gives a (sharded) meta model its memory; parameters stay unset, buffers are computed from the config.
 
     Raises:
-        UnsupportedModel: a module has buffers, and no config to compute them from again.
+        UnsupportedModel: a module has buffers that transformers does not initialise.
     """
-    with_buffers = [part for part in module.modules() if next(part.buffers(recurse=False), None) is not None]
     module.to_empty(device=device)
-    for part in with_buffers:
-        if not hasattr(part, "config"):
-            raise UnsupportedModel(f"the buffers of {type(part).__name__} cannot be computed from the model's config")
-        fresh = type(part)(config=part.config)
-        for name, buffer in fresh.named_buffers(recurse=False):
-            part.get_buffer(name).copy_(buffer)
+    for part in module.modules():
+        buffers = dict(part.named_buffers(recurse=False))
+        if not buffers:
+            continue
+        for buffer in buffers.values():
+            buffer.fill_(torch.nan)  # whatever transformers leaves out shows, instead of what the memory held before
+        for parameter in part.parameters(recurse=False):
+            parameter._is_hf_initialized = True  # transformers' mark for "leave it alone": only buffers are meant here
+        with torch.no_grad():
+            module.model._init_weights(part)
+        unset = [name for name, buffer in buffers.items() if buffer.isnan().any()]
+        if unset:
+            raise UnsupportedModel(f"{type(part).__name__}: transformers does not say how to compute {', '.join(unset)}")
 
 
 def _all_parameters(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
