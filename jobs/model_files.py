@@ -15,6 +15,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from cluster.storage import FileInfo, Store
+from configs.errors import UserError
 
 WEIGHTS = "model*.safetensors"
 """Not every *.safetensors: Mistral's repositories carry a second copy of the weights as `consolidated*.safetensors`."""
@@ -45,7 +46,7 @@ pickles do not count; a text file that may hold a licence does."""
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
-class ModelError(ValueError):
+class ModelError(UserError):
     """A model that cannot be used; the message says what is missing and how to mend it."""
 
 

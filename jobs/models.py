@@ -36,9 +36,6 @@ Progress = Callable[[str, int, int], None]
 MODEL = "model"
 """Where a model artifact keeps its model directory."""
 
-INSTRUCTION = "instruction"
-INSTRUCTION_TEMPLATE = Path(__file__).parent / "corpus" / "instruction.jinja"
-
 
 @dataclass(frozen=True)
 class ResolvedModel:
@@ -93,7 +90,7 @@ def import_model(stage: ModelStage, resolved: ResolvedModel, output: Store, prog
         ModelError: a broken or incomplete model, or one that needs code nobody said to trust.
         jobs.corpus.template.TemplateError: a given template whose assistant turns do not end by an end-of-sequence token.
     """
-    template = None if stage.chat_template is None else _template_text(stage.chat_template)
+    template = None if stage.chat_template is None else template_text(stage.chat_template)
     wanted = [file for file in resolved.files if stage.trust_remote_code or not file.name.endswith(".py")]
     # Small files first: what can be wrong with them is found before the weights are fetched.
     small = [file for file in wanted if not file.name.endswith(WEIGHTS_SUFFIX)]
@@ -105,6 +102,17 @@ def import_model(stage: ModelStage, resolved: ResolvedModel, output: Store, prog
     _copy(resolved.origin, weights, model, lambda name, done: progress(name, small_bytes + done, total))
     progress("copied", total, total)
     return check_model(model)
+
+
+def template_text(chosen: str) -> str:
+    """The Jinja text of a preset or a file; it belongs to the identity of the imported model, as the fingerprint does.
+
+    Raises jobs.corpus.template.TemplateError.
+    """
+    # Imported here and below: transformers takes seconds to import, and most sources bring their own template.
+    from jobs.corpus.template import load_template
+
+    return load_template(chosen, Path.cwd())
 
 
 def _copy(origin: Store | HubModel, files: list[FileInfo], model: Store, progress: Callable[[str, int], None]) -> None:
@@ -123,10 +131,11 @@ def _settle_small_files(stage: ModelStage, model: Store, template: str | None) -
             "that code; if you trust it, set `trust_remote_code: true` in the model stage."
         )
     if template is not None:
-        _set_template(model, template)
-        from jobs.corpus.template import check_template
+        from jobs.corpus.template import check_template, end_token_ids
 
-        check_template(load_tokenizer(model))
+        _set_template(model, template)
+        tokenizer = load_tokenizer(model)
+        check_template(tokenizer, end_token_ids(model, tokenizer))
 
 
 def _resolved(
@@ -179,18 +188,6 @@ def _set_template(model: Store, template: str) -> None:
         config = model.read_json("tokenizer_config.json")
         if config.pop("chat_template", None) is not None:
             model.write_json("tokenizer_config.json", config)
-
-
-def _template_text(chosen: str) -> str:
-    if chosen == INSTRUCTION:
-        return INSTRUCTION_TEMPLATE.read_text()
-    path = Path(chosen).expanduser()
-    if not path.is_file():
-        raise ModelError(
-            f"chat_template: there is no such file: {path.absolute()}. Write `{INSTRUCTION}`, a path to a Jinja file, or leave "
-            "it out to keep the model's own."
-        )
-    return path.read_text()
 
 
 def load_tokenizer(model: Store) -> "PreTrainedTokenizerBase":

@@ -13,9 +13,11 @@ import torch
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
 
 from cluster.storage import Store
 from configs.schema.run import ModelStage
+from jobs.corpus.template import TemplateError
 from jobs.model_files import ModelError, ModelFacts, check_model
 from jobs.models import import_model, resolve_source
 from tests.world.hub import Hub, Repository, model_hub
@@ -45,13 +47,21 @@ def write_model(directory: Path) -> Path:
         "model_type": "llama",
         "vocab_size": 7,
         "max_position_embeddings": 64,
-        "eos_token_id": 3,
+        "eos_token_id": 6,
     }
     (directory / "config.json").write_text(json.dumps(config))
     words = {f"w{number}": number for number in range(6)} | {"</s>": 6}
-    Tokenizer(WordLevel(words, unk_token="w0")).save(str(directory / "tokenizer.json"))
+    tokenizer = Tokenizer(WordLevel(words, unk_token="w0"))
+    tokenizer.pre_tokenizer = Whitespace()
+    tokenizer.save(str(directory / "tokenizer.json"))
     (directory / "tokenizer_config.json").write_text(
-        json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": {"content": "</s>"}, "unk_token": "w0"})
+        json.dumps(
+            {
+                "tokenizer_class": "PreTrainedTokenizerFast",
+                "eos_token": {"__type": "AddedToken", "content": "</s>"},
+                "unk_token": "w0",
+            }
+        )
     )
     (directory / "README.md").write_text("---\nlicense: apache-2.0\n---\n")
     (directory / "optimizer.pt").write_bytes(b"a pickle that must not travel" * 200)
@@ -165,7 +175,7 @@ def test_a_template_without_end_of_sequence_is_refused(model: Path, tmp_path: Pa
     template = tmp_path / "endless.jinja"
     template.write_text("{% for message in messages %}{{ message['content'] }}\n{% endfor %}")
     stage = ModelStage(stage="model", source=str(model), chat_template=str(template))
-    with pytest.raises(ValueError, match="end"):
+    with pytest.raises(TemplateError, match="end-of-sequence"):
         import_model(stage, resolve_source(str(model)), Store(str(tmp_path / "output")), silent)
 
 
@@ -201,6 +211,7 @@ HUB_PROGRAM = """
 import json, os, sys
 from cluster.storage import Store
 from configs.schema.run import ModelStage
+from jobs.corpus.template import TemplateError
 from jobs.model_files import ModelError
 from jobs.models import import_model, resolve_source
 outcomes = []
