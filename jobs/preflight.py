@@ -12,7 +12,7 @@ from cluster.storage import Store
 from configs.errors import DoesNotFit
 from configs.schema.corpus import CorpusStage, ShardsStage
 from configs.schema.evaluation import EvaluateStage, ReportStage
-from configs.schema.run import ModelStage, Run
+from configs.schema.run import ARTIFACT_PREFIX, ModelStage, Run
 from configs.schema.training import TrainStage
 from jobs.pipeline import PlannedStage
 
@@ -54,16 +54,18 @@ def describe(planned: PlannedStage) -> dict[str, Any]:
 
 def check(run: Run, waiting: list[PlannedStage], store: Store) -> None:
     """Raises DoesNotFit, ModelError, ... for what would fail after minutes of work."""
-    from jobs.models import check_model, resolve_source
+    from jobs.model_files import check_model
+    from jobs.models import resolve_source
 
+    trained = [planned for planned in waiting if isinstance(planned.stage, TrainStage)]
     for planned in waiting:
         stage = planned.stage
-        if isinstance(stage, ModelStage) and not stage.source.startswith(("hf:", "artifact:")):
-            facts = check_model(resolve_source(stage.source).directory, stage.trust_remote_code)
-            if run.cluster.address == "local":
-                for other in waiting:
-                    if isinstance(other.stage, TrainStage):
-                        _check_memory(other.name, other.stage, facts.parameters, facts.layers, facts.hidden)
+        if isinstance(stage, ModelStage) and not stage.source.startswith(ARTIFACT_PREFIX):
+            origin = resolve_source(stage.source).origin
+            if isinstance(origin, Store):
+                parameters = check_model(origin).parameters
+                if run.cluster.address == "local" and trained:
+                    _check_memory(trained, parameters, origin.read_json("config.json"))
     _check_disk(waiting, store)
 
 
@@ -75,16 +77,19 @@ def training_bytes(stage: TrainStage, parameters: int, layers: int, hidden: int)
     return int(state + stage.resources.ranks * per_rank)
 
 
-def _check_memory(name: str, stage: TrainStage, parameters: int, layers: int, hidden: int) -> None:
-    if stage.resources.gpus_per_rank:
-        return
-    needed, free = training_bytes(stage, parameters, layers, hidden), psutil.virtual_memory().available
-    if needed > free:
-        raise DoesNotFit(
-            f"stages.{name} needs about {needed / 2**30:.1f} GiB of memory for {parameters / 1e6:.0f} M parameters on "
-            f"{stage.resources.ranks} ranks, {free / 2**30:.1f} GiB are free. Lower stages.{name}.micro_batch_tokens "
-            f"(now {stage.micro_batch_tokens}), set activation_checkpointing: true, or take a smaller model."
-        )
+def _check_memory(trained: list[PlannedStage], parameters: int, config: dict[str, Any]) -> None:
+    free = psutil.virtual_memory().available
+    for planned in trained:
+        stage = planned.stage
+        assert isinstance(stage, TrainStage)
+        needed = training_bytes(stage, parameters, config["num_hidden_layers"], config["hidden_size"])
+        if needed > free and not stage.resources.gpus_per_rank:
+            raise DoesNotFit(
+                f"stages.{planned.name} needs about {needed / 2**30:.1f} GiB of memory for {parameters / 1e6:.0f} M parameters "
+                f"on {stage.resources.ranks} ranks, {free / 2**30:.1f} GiB are free. Lower "
+                f"stages.{planned.name}.micro_batch_tokens (now {stage.micro_batch_tokens}), set activation_checkpointing: "
+                "true, or take a smaller model."
+            )
 
 
 def _check_disk(waiting: list[PlannedStage], store: Store) -> None:

@@ -7,7 +7,7 @@ Heavy imports are inside the functions: planning a run needs none of them.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -63,12 +63,12 @@ def identity(stage: Stage, seed: int) -> dict[str, Any]:
         config.pop(key, None)
     match stage:
         case ModelStage():
-            from jobs.models import resolve_source
+            from jobs.models import resolve_source, template_text
 
             if not stage_inputs(stage):
                 config["source"] = resolve_source(stage.source).fingerprint
-            if stage.chat_template is not None and Path(stage.chat_template).is_file():
-                config["chat_template"] = Path(stage.chat_template).read_text()
+            if stage.chat_template is not None:
+                config["chat_template"] = template_text(stage.chat_template)
         case CorpusStage():
             from jobs.corpus.inputs import find_inputs
 
@@ -99,9 +99,10 @@ def run_stage(stage: Stage, context: StageContext) -> Outcome:
 
 def summary_line(outcome: Outcome) -> str:
     """The numbers of an outcome in one line, for people."""
-    shown = {**outcome.counts, **{name: value for name, value in outcome.metrics.items() if isinstance(value, int | float)}}
-    words = [f"{name.replace('_', ' ')} {value:,}" if isinstance(value, int) else f"{name.replace('_', ' ')} {value:.4g}"
-             for name, value in shown.items() if isinstance(value, int | float)]  # fmt: skip
+    words = []
+    for name, value in {**outcome.counts, **outcome.metrics}.items():
+        if isinstance(value, int | float):
+            words.append(f"{name.replace('_', ' ')} {f'{value:,}' if isinstance(value, int) else f'{value:.4g}'}")
     return ": " + ", ".join(words) if words else ""
 
 
@@ -110,14 +111,14 @@ def _model(stage: ModelStage, context: StageContext) -> Outcome:
 
     source = context.inputs["source"].content.below("model").root if context.inputs else stage.source
     facts = import_model(stage, resolve_source(source), context.content, context.progress)
-    return Outcome(metrics={"parameters": facts.parameters}, licences=[facts.licence] if facts.licence else [])
+    return Outcome(counts={"parameters": facts.parameters, "bytes": facts.bytes}, licences=[stage.licence])
 
 
 def _corpus(stage: CorpusStage, context: StageContext) -> Outcome:
-    from jobs.corpus.build import build_corpus
+    from jobs.corpus.collect import build_corpus
 
     summary = build_corpus(stage, context.content, context.progress)
-    return Outcome(counts=summary.counts(), licences=sorted({source.licence for source in stage.sources.values()}))
+    return Outcome(counts=asdict(summary), licences=sorted(summary.documents_by_licence))
 
 
 def _shards(stage: ShardsStage, context: StageContext) -> Outcome:
@@ -126,7 +127,7 @@ def _shards(stage: ShardsStage, context: StageContext) -> Outcome:
     model = context.inputs["model"].content.below("model")
     corpus = context.inputs["corpus"]
     summary = build_shards(stage, corpus.content, model, context.content, context.progress)
-    return Outcome(counts=summary.counts(), licences=corpus.record["licences"])
+    return Outcome(counts=asdict(summary), licences=corpus.record["licences"])
 
 
 def _train(stage: TrainStage, context: StageContext) -> Outcome:

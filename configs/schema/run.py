@@ -21,6 +21,7 @@ class ModelStage(Node):
     chat_template: str | None = Field(
         None, description="`instruction`, a path to a Jinja file, or null to keep the model's own."
     )
+    licence: str = Field("LicenseRef-unknown", description="SPDX expression of the model's licence; goes into lineage.")
     trust_remote_code: bool = False
 
 

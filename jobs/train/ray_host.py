@@ -3,8 +3,8 @@
     driver ─ TorchTrainer ─► rank 0..n-1: run_training(job)
        └──── Hub (actor on the driver's node) ◄── metrics of rank 0; ──► "stop" on the way back
 
-Ray only starts and restarts the group: our checkpoint records are the single truth (jobs/train/checkpoint.py), so nothing
-is reported to Ray but that the loop is alive.
+Ray only starts and restarts the group: our checkpoint records are the single truth (jobs/train/checkpoint.py), and nothing
+is reported to Ray.
 """
 
 import threading
@@ -38,6 +38,7 @@ class Hub:
     def __init__(self) -> None:
         self._metrics: list[dict[str, float]] = []
         self._stop = False
+        self._ending: str | None = None
 
     def report(self, metrics: dict[str, float]) -> bool:
         self._metrics.append(metrics)
@@ -49,6 +50,12 @@ class Hub:
 
     def stop(self) -> None:
         self._stop = True
+
+    def end(self, ending: str) -> None:
+        self._ending = ending
+
+    def ending(self) -> str | None:
+        return self._ending
 
 
 class HubReporter:
@@ -82,7 +89,9 @@ class _Trainer(TorchTrainer):
 def _rank(config: dict[str, _RankConfig]) -> None:
     """What runs on every Ray Train worker."""
     ending = run_training(config["rank"].job, HubReporter(config["rank"].hub))
-    ray.train.report({"ending": ending.value})
+    # Ray Train keeps what is reported only beside a checkpoint of its own, which we do not use.
+    if ray.train.get_context().get_world_rank() == 0:
+        ray.get(config["rank"].hub.end.remote(ending.value))
 
 
 def train_on_ray(
@@ -118,14 +127,13 @@ def train_on_ray(
     pump = threading.Thread(target=_pump, args=(hub, done, on_metrics, stop_asked), name="hub", daemon=True)
     pump.start()
     try:
-        result = trainer.fit()
+        trainer.fit()
     except Exception as error:
         raise TrainingFailed(f"{job.name}: {_root_cause(error)}") from error
     finally:
         done.set()
         pump.join()
-    assert result.metrics is not None
-    return Ending(result.metrics["ending"])
+    return Ending(ray.get(hub.ending.remote()))
 
 
 def _pump(hub: Any, done: threading.Event, on_metrics: Callable[[dict[str, float]], None], stop_asked: Callable[[], bool]) -> None:
