@@ -1,0 +1,30 @@
+"""Exact duplicates by content hash. The survivor follows from the data alone: smallest (source order, uri)."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+
+@dataclass(frozen=True)
+class Deduplicated:
+    """`duplicates` has the columns of `survivors` and `survivor_uri`; rows of both are sorted by sha256."""
+
+    survivors: pa.Table
+    duplicates: pa.Table
+
+
+def drop_duplicates(documents: pa.Table) -> Deduplicated:
+    """Splits rows with columns sha256, source_order and uri into the first of each sha256 and the rest.
+
+    All copies of a text must be in the table: equal hashes mean equal ids, hence one partition.
+    """
+    ordered = documents.sort_by([("sha256", "ascending"), ("source_order", "ascending"), ("uri", "ascending")])
+    sha256 = ordered["sha256"].to_numpy(zero_copy_only=False)
+    is_first = np.ones(len(sha256), dtype=bool)
+    is_first[1:] = sha256[1:] != sha256[:-1]
+    survivor_row = np.maximum.accumulate(np.where(is_first, np.arange(len(sha256)), 0))
+    duplicates = ordered.append_column("survivor_uri", ordered["uri"].take(pa.array(survivor_row))).filter(
+        pa.array(~is_first)
+    )
+    return Deduplicated(ordered.filter(pa.array(is_first)), duplicates)

@@ -1,0 +1,98 @@
+"""Ray Data's part: read units in parallel, bring each partition's rows together, write each partition in one task.
+
+    units --read (map)--> rows with a `partition` column --hash shuffle--> one call of `write` per partition --> reports
+
+Ray retries lost tasks without limit, so `read` and `write` must be pure functions of their input; `write` puts whole files
+whose bytes do not depend on the order in which rows arrive. Counters in actors would lose rows at every retry.
+"""
+
+import json
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray.data
+from ray.exceptions import RayError
+
+from jobs.corpus.schema import DataError
+
+MAX_READ_BLOCKS = 2000
+"""Above this, a read task takes several units: Ray Data's scheduling costs some milliseconds a task."""
+
+Report = dict[str, Any]
+"""JSON-ready counts and file names of one partition."""
+Read = Callable[[dict[str, Any]], Iterator[pa.Table]]
+Write = Callable[[int, pa.Table], Report]
+Progress = Callable[[str, int, int], None]
+"""Called with (label, done, total)."""
+
+
+def run_partitions(
+    units: list[dict[str, Any]], read: Read, write: Write, partitions: int, label: str, progress: Progress
+) -> list[Report]:
+    """Reports of all partitions that have rows, in partition order.
+
+    Args:
+        units: what `read` is called with, one at a time; at least one row must come of all of them together.
+        read: gives tables that all have the same schema, with an int32 column `partition`.
+        write: called once per partition (more often after a loss), with all of its rows in any order.
+
+    Raises:
+        DataError: as raised inside `read` or `write`.
+    """
+    _be_quiet()
+    reports: dict[int, Report] = {}
+
+    def read_batch(batch: pa.Table) -> Iterator[pa.Table]:
+        for unit in batch["unit"].to_pylist():
+            yield from read(json.loads(unit))
+
+    def write_block(block: pa.Table) -> Iterator[pa.Table]:
+        for partition in sorted(block["partition"].unique().to_pylist()):
+            rows = block.filter(pc.field("partition") == partition)
+            report = {"partition": partition, "rows": rows.num_rows, "report": write(partition, rows)}
+            yield pa.table({"report": [json.dumps(report)]})
+
+    table = pa.table({"unit": [json.dumps(unit) for unit in units]})
+    dataset = ray.data.from_arrow(table, override_num_blocks=min(len(units), MAX_READ_BLOCKS))
+    dataset = dataset.map_batches(read_batch, batch_format="pyarrow", batch_size=1)
+    dataset = dataset.repartition(partitions, keys=["partition"])
+    dataset = dataset.map_batches(write_block, batch_format="pyarrow", batch_size=None)
+    progress(label, 0, partitions)
+    try:
+        for row in dataset.iter_rows():
+            report = json.loads(row["report"])
+            # A partition that came in two pieces would have overwritten its own files.
+            assert report["partition"] not in reports, f"partition {report['partition']} was written in two pieces"
+            reports[report["partition"]] = report["report"]
+            progress(label, len(reports), partitions)
+    except RayError as error:
+        raise _data_error_inside(error) or error from None
+    progress(label, partitions, partitions)
+    return [reports[partition] for partition in sorted(reports)]
+
+
+def add_counts(reports: list[Report], name: str) -> dict[str, int]:
+    """The sum of one counter over the partitions, by key in alphabetical order."""
+    total: Counter[str] = Counter()
+    for report in reports:
+        total.update(report[name])
+    return dict(sorted(total.items()))
+
+
+def _be_quiet() -> None:
+    """Our progress is shown by the caller; Ray Data's bars and plans would tear it apart."""
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+
+
+def _data_error_inside(error: BaseException | None) -> DataError | None:
+    """The DataError that a task raised, under Ray's wrappers; None where something else went wrong."""
+    while error is not None and not isinstance(error, DataError):
+        error = getattr(error, "cause", None) or error.__cause__
+    return DataError(str(error.args[0])) if isinstance(error, DataError) else None

@@ -1,0 +1,144 @@
+"""Documents of one shard -> segments of tokens and weights, ready to be packed.
+
+The tokenizer travels to the workers as the bytes of its files: hosts share no disk, and every worker uses the very files
+whose hash is recorded.
+"""
+
+import functools
+import hashlib
+import logging
+import tempfile
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+import pyarrow as pa
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from cluster.storage import Store
+from configs.schema.corpus import ShardsStage
+from jobs.corpus.raw import RowError
+from jobs.corpus.schema import QUARANTINE_SCHEMA, DataError
+from jobs.corpus.template import render
+
+TOKENIZER_SUFFIXES = (".json", ".jinja", ".model", ".txt")
+"""Tokenizer, template and model config; SentencePiece models and merges. Weights end otherwise."""
+WEIGHTS_INDEX = ".index.json"
+
+SEGMENT_SCHEMA = pa.schema(
+    [("input_ids", pa.list_(pa.int32())), ("weights", pa.list_(pa.float32())), ("document_id", pa.int64())]
+)
+DOCUMENTS_PER_CALL = 512
+"""The tokenizer's Python lists of that many abstracts take about 10 MB; more would not be faster."""
+
+
+@dataclass(frozen=True)
+class TokenizerFiles:
+    """A tokenizer as a value.
+
+    Example:
+        TokenizerFiles(files=(("tokenizer.json", b"..."), ("tokenizer_config.json", b"...")))
+    """
+
+    files: tuple[tuple[str, bytes], ...]
+    """(name, content), sorted by name."""
+
+    @functools.cached_property
+    def sha256(self) -> str:
+        """Of the sorted names and their contents' sha256."""
+        lines = [f"{name} {hashlib.sha256(content).hexdigest()}\n" for name, content in self.files]
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def read_tokenizer_files(model: Store) -> TokenizerFiles:
+    """Raises DataError where the directory holds no tokenizer."""
+    names = [name for name in model.names() if name.endswith(TOKENIZER_SUFFIXES) and not name.endswith(WEIGHTS_INDEX)]
+    if "tokenizer_config.json" not in names:
+        raise DataError(f"{model.root} has no tokenizer_config.json; is it a model directory?")
+    return TokenizerFiles(tuple((name, model.read(name)) for name in names))
+
+
+@functools.lru_cache(maxsize=2)
+def load_tokenizer(files: TokenizerFiles) -> PreTrainedTokenizerBase:
+    """The tokenizer; loaded once in a process. Runs no code from the model directory."""
+    with tempfile.TemporaryDirectory(prefix="acclimate-tokenizer-") as directory:
+        for name, content in files.files:
+            Path(directory, name).write_bytes(content)
+        tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
+    # "Token indices sequence length is longer than the maximum": packing cuts or counts what is too long.
+    logging.getLogger("transformers.tokenization_utils_base").setLevel(logging.ERROR)
+    return tokenizer
+
+
+@dataclass(frozen=True)
+class Segments:
+    """The segments of a shard and what did not become one."""
+
+    table: pa.Table
+    """SEGMENT_SCHEMA, in the order of the documents."""
+    rejected: pa.Table
+    """QUARANTINE_SCHEMA"""
+    counts: Counter[str]
+    """`truncated`: conversations longer than the context; `lost_tokens`: what was cut off them."""
+
+
+def text_segments(documents: pa.Table, tokenizer: PreTrainedTokenizerBase, end_id: int) -> Segments:
+    """Whole documents closed by `end_id`; every token weighs 1 (packing sets the first of a segment to 0).
+
+    Special tokens spelt in a document are ordinary text here: a corpus cannot end its own documents.
+    """
+    tables = []
+    for batch in documents.to_batches(max_chunksize=DOCUMENTS_PER_CALL):
+        encoded: Any = tokenizer(batch["text"].to_pylist(), split_special_tokens=True, return_attention_mask=False)
+        ids = [np.asarray([*row, end_id], dtype=np.int32) for row in encoded["input_ids"]]
+        tables.append(
+            _segment_table(ids, [np.ones(len(row), np.float32) for row in ids], batch["document_id"].to_pylist())
+        )
+    return Segments(_concatenated(tables), QUARANTINE_SCHEMA.empty_table(), Counter())
+
+
+def conversation_segments(
+    documents: pa.Table, tokenizer: PreTrainedTokenizerBase, stage: ShardsStage, ends: frozenset[int]
+) -> Segments:
+    """Conversations through the chat template. What is longer than the context is cut off by the packing and counted here;
+    where nothing to learn is left, or the template does not fit, the conversation goes to quarantine.
+    """
+    ids, weights, owners = [], [], []
+    rejected: list[dict[str, str]] = []
+    counts: Counter[str] = Counter()
+    for document in documents.select(["document_id", "messages", "uri", "source"]).to_pylist():
+        try:
+            rendered = render(tokenizer, orjson.loads(document["messages"]), ends, stage.train_on)
+            surplus = len(rendered.input_ids) - stage.context
+            if not rendered.weights[: stage.context].any():
+                raise RowError(
+                    "answer_cut_off", f"{surplus} tokens over the context of {stage.context}, and with them all answers"
+                )
+        except RowError as error:
+            place = {"uri": document["uri"], "source": document["source"]}
+            rejected.append({**place, "reason": error.reason, "detail": error.detail})
+            continue
+        if surplus > 0:
+            counts.update(truncated=1, lost_tokens=surplus)
+        ids.append(rendered.input_ids)
+        weights.append(rendered.weights)
+        owners.append(document["document_id"])
+    table = _concatenated([_segment_table(ids, weights, owners)])
+    return Segments(table, pa.Table.from_pylist(rejected, schema=QUARANTINE_SCHEMA), counts)
+
+
+def _segment_table(ids: list[np.ndarray], weights: list[np.ndarray], owners: list[int]) -> pa.Table:
+    offsets = pa.array(np.concatenate([[0], np.cumsum([len(row) for row in ids])]), pa.int32())
+    columns = {
+        "input_ids": pa.ListArray.from_arrays(offsets, pa.array(np.concatenate([np.empty(0, np.int32), *ids]))),
+        "weights": pa.ListArray.from_arrays(offsets, pa.array(np.concatenate([np.empty(0, np.float32), *weights]))),
+        "document_id": pa.array(owners, pa.int64()),
+    }
+    return pa.table(columns, schema=SEGMENT_SCHEMA)
+
+
+def _concatenated(tables: list[pa.Table]) -> pa.Table:
+    return pa.concat_tables([SEGMENT_SCHEMA.empty_table(), *tables]).combine_chunks()

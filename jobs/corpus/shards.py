@@ -1,0 +1,239 @@
+"""The corpus -> packed rows for one tokenizer and one template.
+
+corpus files --by hash(id)--> per shard: sort by id -> tokenise -> pack --> {train,heldout}/shard-NNNNN.parquet
+                                                                        --> {train,heldout}/index.parquet, manifest.json
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from transformers import PreTrainedTokenizerBase
+
+from cluster.storage import Store
+from configs.schema.corpus import ShardsStage
+from jobs.corpus.pack import pack
+from jobs.corpus.partitions import Progress, Read, Report, Write, add_counts, run_partitions
+from jobs.corpus.schema import INDEX_SCHEMA, DataError, partition_of, read_table, write_table
+from jobs.corpus.segments import (
+    Segments,
+    TokenizerFiles,
+    conversation_segments,
+    load_tokenizer,
+    read_tokenizer_files,
+    text_segments,
+)
+from jobs.corpus.template import check_template, end_token_ids
+
+SPLITS = ("train", "heldout")
+READ_COLUMNS = ["document_id", "text", "messages", "uri", "source", "sha256"]
+
+
+@dataclass(frozen=True)
+class SplitSummary:
+    """The packed rows of one split.
+
+    Example:
+        SplitSummary(rows=5671, tokens=5_742_001, weighted_tokens=5_724_120, fill=0.9888, documents=17784)
+    """
+
+    rows: int
+    tokens: int
+    weighted_tokens: int
+    fill: float
+    """Tokens over rows times context: 1 would be no empty place."""
+    documents: int
+
+
+@dataclass(frozen=True)
+class ShardsSummary:
+    """What was packed and what was not."""
+
+    context: int
+    train: SplitSummary
+    heldout: SplitSummary
+    truncated: int
+    """Conversations cut at the context; something to learn is left in each."""
+    lost_tokens: int
+    """Cut off the truncated ones."""
+    not_conversations: int
+    """Documents without messages, left out where `rows: messages`."""
+    quarantined: dict[str, int]
+    """Documents by reason."""
+    tokenizer_sha256: str
+    template_sha256: str | None
+    """Of the chat template's text; None where the model has none."""
+
+
+def build_shards(stage: ShardsStage, corpus: Store, model: Store, output: Store, progress: Progress) -> ShardsSummary:
+    """Writes the shards, an index of rows per split (in order of shard and row), quarantine/ and manifest.json.
+
+    Ray must be connected. The bytes of all files depend on the corpus, the tokenizer's files and the config only.
+
+    Raises:
+        DataError: the corpus is damaged or has no conversations, nothing is left for training, or every label is masked.
+        TemplateError: the chat template cannot be trained with.
+    """
+    manifest = corpus.read_json("manifest.json")
+    if stage.rows == "messages" and manifest["conversations"] == 0:
+        raise DataError(
+            f"rows: messages, but no document of {corpus.root} has messages. Use `rows: text`, or sources with `messages`, "
+            "`instruction/context/response` or structured PubMed abstracts."
+        )
+    files = read_tokenizer_files(model)
+    tokenizer = load_tokenizer(files)
+    ends = end_token_ids(model, tokenizer)
+    if stage.rows == "messages":
+        check_template(tokenizer, ends)
+    end_id = _document_end(stage, tokenizer)
+
+    units = [{"name": name, **file} for name, file in manifest["files"].items() if name.startswith(SPLITS)]
+    write = _writer(stage, output, files, ends, end_id)
+    reports = run_partitions(units, _reader(stage, corpus), write, stage.shards, f"shards ({stage.rows})", progress)
+    counts = add_counts(reports, "counts")
+    summary = ShardsSummary(
+        context=stage.context,
+        train=_split_summary(reports, "train", stage.context),
+        heldout=_split_summary(reports, "heldout", stage.context),
+        truncated=counts.get("truncated", 0),
+        lost_tokens=counts.get("lost_tokens", 0),
+        not_conversations=manifest["train"] + manifest["heldout"] - counts["documents"],
+        quarantined=add_counts(reports, "quarantined"),
+        tokenizer_sha256=files.sha256,
+        template_sha256=_template_sha256(tokenizer),
+    )
+    _check_something_is_learnt(stage, summary)
+    _write_manifest(reports, output, summary)
+    return summary
+
+
+def _reader(stage: ShardsStage, corpus: Store) -> Read:
+    def read(unit: dict[str, Any]) -> Iterator[pa.Table]:
+        documents = read_table(corpus, unit["name"], unit["sha256"], READ_COLUMNS)
+        if stage.rows == "messages":
+            documents = documents.filter(pc.field("messages").is_valid()).drop_columns("text")
+        else:
+            documents = documents.drop_columns("messages")
+        shard = [partition_of(document_id.as_py(), stage.shards) for document_id in documents["document_id"]]
+        split = [unit["name"].partition("/")[0]] * documents.num_rows
+        yield documents.append_column("partition", pa.array(shard, pa.int32())).append_column(
+            "split", pa.array(split, pa.string())
+        )
+
+    return read
+
+
+def _writer(stage: ShardsStage, output: Store, files: TokenizerFiles, ends: frozenset[int], end_id: int) -> Write:
+    def write(shard: int, documents: pa.Table) -> Report:
+        tokenizer = load_tokenizer(files)
+        report: Report = {"files": {}, "index": {}, "documents": {}, "counts": {"documents": documents.num_rows}}
+        rejected = []
+        for split in SPLITS:
+            # document_id alone could tie: it is only the first 8 bytes of sha256.
+            of_split = documents.filter(pc.field("split") == split).sort_by(
+                [("document_id", "ascending"), ("sha256", "ascending")]
+            )
+            if stage.rows == "text":
+                segments = text_segments(of_split, tokenizer, end_id)
+            else:
+                segments = conversation_segments(of_split, tokenizer, stage, ends)
+            rejected.append(segments.rejected)
+            report["counts"] = add_counts([report, {"counts": segments.counts}], "counts")
+            report["documents"][split] = segments.table.num_rows
+            _write_split(stage, output, f"{split}/shard-{shard:05d}.parquet", split, segments, report)
+        quarantine = pa.concat_tables(rejected).sort_by([("uri", "ascending"), ("reason", "ascending")])
+        report["quarantined"] = Counter(quarantine["reason"].to_pylist())
+        if quarantine.num_rows:
+            _put(output, f"quarantine/shard-{shard:05d}.parquet", quarantine, report)
+        return report
+
+    return write
+
+
+def _write_split(stage: ShardsStage, output: Store, name: str, split: str, segments: Segments, report: Report) -> None:
+    """Packs and writes one shard file and adds its rows' tokens and weights to the report."""
+    rows = pack(segments.table, stage.context, "split" if stage.rows == "text" else "truncate")
+    if rows.num_rows == 0:
+        return
+    _put(output, name, rows, report)
+    weights = rows["weights"].combine_chunks()
+    offsets = weights.offsets.to_numpy()
+    report["index"][split] = {
+        "tokens": np.diff(offsets).tolist(),
+        "weight": np.add.reduceat(weights.flatten().to_numpy().astype(np.float64), offsets[:-1]).tolist(),
+    }
+
+
+def _put(output: Store, name: str, table: pa.Table, report: Report) -> None:
+    file = write_table(output, name, table)
+    report["files"][name] = {"sha256": file.sha256, "size": file.size, "rows": file.rows}
+
+
+def _split_summary(reports: list[Report], split: str, context: int) -> SplitSummary:
+    indexes = [report["index"][split] for report in reports if split in report["index"]]
+    rows = sum(len(index["tokens"]) for index in indexes)
+    tokens = sum(sum(index["tokens"]) for index in indexes)
+    return SplitSummary(
+        rows=rows,
+        tokens=tokens,
+        weighted_tokens=round(sum(sum(index["weight"]) for index in indexes)),
+        fill=tokens / (rows * context) if rows else 0.0,
+        documents=sum(report["documents"][split] for report in reports),
+    )
+
+
+def _check_something_is_learnt(stage: ShardsStage, summary: ShardsSummary) -> None:
+    reasons = f"in quarantine: {summary.quarantined or 'none'}"
+    if summary.train.weighted_tokens > 0:
+        return
+    if stage.rows == "messages" and (summary.quarantined or summary.train.rows):
+        raise DataError(
+            f"every label of the training split is masked: no conversation has a token to learn ({reasons}). "
+            f"Raise `context` ({stage.context}) if answers are cut off, give conversations a message of the assistant, or set "
+            "`train_on: all`."
+        )
+    raise DataError(f"the training split has nothing to pack ({reasons}); look at the corpus stage's counts")
+
+
+def _write_manifest(reports: list[Report], output: Store, summary: ShardsSummary) -> None:
+    files: dict[str, Any] = {name: entry for report in reports for name, entry in report["files"].items()}
+    for split in SPLITS:
+        index: Report = {"files": {}}
+        _put(output, f"{split}/index.parquet", _index_table(files, reports, split), index)
+        files.update(index["files"])
+    output.write_json("manifest.json", {**asdict(summary), "files": files})
+
+
+def _index_table(files: dict[str, Any], reports: list[Report], split: str) -> pa.Table:
+    """One RowIndex a packed row, in order of shard and row: reports come in the order of the shards."""
+    names = sorted(name for name in files if name.startswith(f"{split}/shard-"))
+    indexes = [report["index"][split] for report in reports if split in report["index"]]
+    assert len(names) == len(indexes), f"{len(names)} files of {split}, {len(indexes)} indexes"
+    rows: dict[str, list[float]] = {name: [] for name in INDEX_SCHEMA.names}
+    for name, index in zip(names, indexes, strict=True):
+        shard, count = int(name.removesuffix(".parquet")[-5:]), len(index["tokens"])
+        rows["shard"] += [shard] * count
+        rows["row"] += range(count)
+        rows["tokens"] += index["tokens"]
+        rows["weight"] += index["weight"]
+    return pa.table(rows, schema=INDEX_SCHEMA)
+
+
+def _document_end(stage: ShardsStage, tokenizer: PreTrainedTokenizerBase) -> int:
+    """The id of the token that closes a document. Raises DataError where the tokenizer does not have it."""
+    token = stage.document_end if stage.document_end is not None else tokenizer.eos_token
+    vocabulary = tokenizer.get_vocab()
+    if not isinstance(token, str) or token not in vocabulary:
+        known = ", ".join(map(str, tokenizer.all_special_tokens))
+        raise DataError(f"document_end: {token!r} is not a token of this model; its special tokens are {known}")
+    return vocabulary[token]
+
+
+def _template_sha256(tokenizer: PreTrainedTokenizerBase) -> str | None:
+    template = tokenizer.chat_template
+    return hashlib.sha256(str(template).encode()).hexdigest() if template else None

@@ -1,0 +1,159 @@
+"""Conversations -> tokens and weights, through the chat template that travels with the model.
+
+    messages --template--> string --tokenizer--> input_ids
+                                               -> weights: 1 from the generation prompt's end to the end-of-sequence token
+
+What is trained on must be what is served: the tokens of the whole conversation are those of `apply_chat_template`, and
+every answer must start exactly where the tokens of its generation prompt end.
+"""
+
+import json
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, cast
+
+import numpy as np
+from jinja2 import TemplateError as JinjaError
+from numpy.typing import NDArray
+from transformers import PreTrainedTokenizerBase
+
+from cluster.storage import Store
+from jobs.corpus.raw import Message, RowError
+
+PRESETS = {"instruction": Path(__file__).with_name("instruction.jinja")}
+"""Names that may stand for a Jinja file in `model.chat_template`."""
+
+PROBE: list[Message] = [
+    {"role": "user", "content": "What is measured?"},
+    {"role": "assistant", "content": "The template."},
+    {"role": "user", "content": "And now?"},
+    {"role": "assistant", "content": "The second turn."},
+]
+"""Two turns: the end of an answer is looked for in the middle and at the end of a conversation."""
+
+
+class TemplateError(ValueError):
+    """The chat template cannot be trained with; the message says how to mend it. Exit code 2."""
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """A conversation as tokens.
+
+    Example:
+        Rendered(input_ids=[1, 520, 198, 105, 2, 198], weights=[0, 0, 0, 1, 1, 0])
+    """
+
+    input_ids: NDArray[np.int32]
+    """(T,)"""
+    weights: NDArray[np.float32]
+    """(T,)"""
+
+
+def load_template(name: str, base: Path) -> str:
+    """The text of a preset or of a Jinja file; a relative path starts at `base`. Raises TemplateError."""
+    path = PRESETS.get(name, base / name)
+    try:
+        return path.read_text(encoding="utf-8")
+    except (FileNotFoundError, IsADirectoryError) as error:
+        presets = ", ".join(PRESETS)
+        raise TemplateError(f"chat_template: {name!r} is neither a preset ({presets}) nor a file at {path}") from error
+
+
+def end_token_ids(model: Store, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """The tokens that end an answer: those of generation_config.json, where there is one, and the tokenizer's EOS."""
+    ends: set[int] = set()
+    if tokenizer.eos_token_id is not None:
+        ends.add(cast(int, tokenizer.eos_token_id))
+    if model.exists("generation_config.json"):
+        configured = json.loads(model.read("generation_config.json")).get("eos_token_id")
+        ends.update(configured if isinstance(configured, list) else [] if configured is None else [configured])
+    return frozenset(ends)
+
+
+def check_template(tokenizer: PreTrainedTokenizerBase, ends: Collection[int]) -> None:
+    """Renders a small conversation. A model trained without an end would never stop when served.
+
+    Args:
+        ends: tokens that end an answer (`end_token_ids`).
+
+    Raises:
+        TemplateError: there is no template, it cannot be rendered, or an answer does not end by one of `ends`.
+    """
+    if not tokenizer.chat_template:
+        raise TemplateError(
+            "the model has no chat template; set `chat_template: instruction` (or a Jinja file) on its stage of kind `model`"
+        )
+    if not ends:
+        raise TemplateError("the model names no end-of-sequence token (eos_token in tokenizer_config.json)")
+    try:
+        render(tokenizer, PROBE, ends, "assistant")
+    except RowError as error:
+        raise TemplateError(f"the chat template does not fit for training: {error.detail}") from error
+
+
+def render(
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Sequence[Message],
+    ends: Collection[int],
+    train_on: Literal["assistant", "all"],
+) -> Rendered:
+    """The tokens of a conversation and which of them are learnt.
+
+    `assistant`: the tokens of each answer and the end-of-sequence token that closes it weigh 1. `all`: every token does.
+    The first token always weighs 0: nothing predicts it.
+
+    Raises:
+        RowError: no answer, a control token inside a message, a template that refuses the roles, an answer without end,
+            or tokens of the prompt alone that differ from those inside the conversation.
+    """
+    _refuse_control_tokens(tokenizer, messages)
+    ids = _tokens(tokenizer, _string(tokenizer, messages, add_generation_prompt=False))
+    answers = [number for number, message in enumerate(messages) if message["role"] == "assistant"]
+    if not answers:
+        raise RowError("no_answer", "no message of the assistant")
+    weights = np.zeros(len(ids), dtype=np.float32)
+    for number in answers:
+        prompt = _tokens(tokenizer, _string(tokenizer, messages[:number], add_generation_prompt=True))
+        if not np.array_equal(ids[: len(prompt)], prompt):
+            raise RowError(
+                "prompt_not_a_prefix", f"the tokens before message {number} change when the answer follows them"
+            )
+        whole = _tokens(tokenizer, _string(tokenizer, messages[: number + 1], add_generation_prompt=False))
+        closing = np.flatnonzero(np.isin(whole[len(prompt) :], list(ends)))
+        if not len(closing):
+            raise RowError(
+                "no_end", f"the answer in message {number} does not end by an end-of-sequence token; add `eos_token`"
+            )
+        stop = len(prompt) + int(closing[0]) + 1
+        if not np.array_equal(ids[:stop], whole[:stop]):
+            raise RowError("prompt_not_a_prefix", f"the tokens of message {number} change when other messages follow")
+        weights[len(prompt) : stop] = 1
+    if train_on == "all":
+        weights[:] = 1
+    weights[0] = 0
+    return Rendered(ids, weights)
+
+
+def _string(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], add_generation_prompt: bool) -> str:
+    turns = cast(list[dict[str, str]], list(messages))
+    try:
+        text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=add_generation_prompt)
+    except JinjaError as error:
+        raise RowError("template_refuses", str(error)) from error
+    return cast(str, text)
+
+
+def _tokens(tokenizer: PreTrainedTokenizerBase, text: str) -> NDArray[np.int32]:
+    """As apply_chat_template(tokenize=True) does it: the template writes the special tokens, the tokenizer adds none."""
+    return np.asarray(tokenizer(text, add_special_tokens=False)["input_ids"], dtype=np.int32)
+
+
+def _refuse_control_tokens(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> None:
+    """A text that spells a control token would end turns or start new ones."""
+    controls = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
+    for number, message in enumerate(messages):
+        found = [control for control in controls if control in message["content"]]
+        if found:
+            raise RowError("control_token", f"message {number} spells the control token {found[0]}")
