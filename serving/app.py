@@ -1,11 +1,12 @@
 """One model as an OpenAI-compatible service: Ray Serve in front, vLLM behind.
 
-check port, key and model files          nothing has started yet
-  -> connect Ray                         cluster/session.py
-  -> mirror the model on each node       serving/mirror.py, inside the replica, before its engine
-  -> ingress + replicas                  serving/ingress.py, ray.serve.llm
-  -> one real request                    only its answer makes the service "ready"
-end of the block: the application, and every process that was started here, is gone
+    check key and port                       nothing has started yet (the caller has checked the model's files)
+      -> connect Ray                         cluster/session.py
+      -> mirror the model on each node       serving/mirror.py, inside the replica, before its engine
+      -> ingress + replicas                  serving/ingress.py, ray.serve.llm
+      -> one real request                    only its answer makes the service "ready"
+
+At the end of the block the application, and every process that was started here, is gone.
 """
 
 import json
@@ -31,7 +32,6 @@ from configs.schema.run import Cluster
 from configs.schema.serving import Serving
 from serving.ingress import API_KEY_VARIABLE, api_key_digest, openai_application
 from serving.mirror import MirrorBeforeEngine, ModelContent, model_content
-from serving.model_files import require_servable
 from serving.port import require_free_port
 
 APPLICATION = "acclimate"
@@ -64,10 +64,9 @@ class Endpoint:
 def serve_model(model: Store, name: str, options: Serving, cluster: Cluster) -> Iterator[Endpoint]:
     """Serves the model directory `model` as `name` for the time of the block.
 
-    Raises PortInUse, ModelFilesError, ApiKeyTooShort before anything starts; ClusterUnreachable, ServiceFailed later.
+    Raises PortInUse, ApiKeyTooShort before anything starts; ClusterUnreachable, ServiceFailed later.
     """
     key_digest = api_key_digest()
-    require_servable(model, options.interface)
     content = model_content(model)
     if cluster.address == "local":
         require_free_port(options.host, options.port)
@@ -97,7 +96,11 @@ def serve_model(model: Store, name: str, options: Serving, cluster: Cluster) -> 
 
 def llm_config(content: ModelContent, name: str, options: Serving) -> LLMConfig:
     """What Ray Serve LLM and vLLM are told."""
-    engine: dict[str, Any] = {"dtype": options.dtype, "max_num_seqs": options.concurrent_requests}
+    engine: dict[str, Any] = {
+        "dtype": options.dtype,
+        "max_num_seqs": options.concurrent_requests,
+        "trust_remote_code": options.trust_remote_code,
+    }
     if options.max_model_len is not None:
         engine["max_model_len"] = options.max_model_len
     environment = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "WARNING"}

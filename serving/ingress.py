@@ -35,8 +35,11 @@ class ApiKeyTooShort(UserError):
 def api_key_digest() -> str | None:
     """SHA-256 of the key in the environment; None where none is set. Raises ApiKeyTooShort."""
     key = os.environ.get(API_KEY_VARIABLE)
-    if key is None:
-        return None
+    return None if key is None else digest_of(key)
+
+
+def digest_of(key: str) -> str:
+    """SHA-256 of a key, in hex. Raises ApiKeyTooShort."""
     if len(key) < MIN_KEY_CHARACTERS:
         raise ApiKeyTooShort(
             f"{API_KEY_VARIABLE} has {len(key)} characters, at least {MIN_KEY_CHARACTERS} are needed: "

@@ -23,6 +23,7 @@ class Serving(Node):
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
         "auto", description="auto: the type the weights are stored in."
     )
+    trust_remote_code: bool = Field(False, description="Run the Python files that lie beside the weights.")
     max_model_len: PositiveInt | None = Field(
         None, description="Longest prompt plus answer in tokens; default: the model's own limit."
     )

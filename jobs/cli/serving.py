@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from configs.errors import Stopped
+from configs.errors import Stopped, UserError
 
 if TYPE_CHECKING:
     from cluster.storage import Store
     from configs.schema.serving import Serving
     from serving.app import Endpoint
 
-MODEL_KINDS = ("model", "cpt", "sft")
+
+class NotServable(UserError):
+    """The model lacks what the service needs; the message says how to mend it."""
 
 
 def serve(
@@ -33,6 +35,7 @@ def serve(
     """Serve a model through Ray Serve and vLLM (OpenAI-compatible). A key in ACCLIMATE_API_KEY is asked of clients."""
     options = _options(settings or [], {"port": port, "host": host, "interface": interface})
     directory, found_name = find_served_model(model, store)
+    require_servable(directory, options)
     # Ctrl-C and SIGTERM take the same way out: the blocks inside end what they started.
     signal.signal(signal.SIGTERM, _interrupt)
     screen = Console(stderr=True)
@@ -56,7 +59,7 @@ def _serve_until_interrupted(directory: "Store", name: str, options: "Serving", 
 
 def find_served_model(model: str, store: str) -> tuple["Store", str]:
     """The model's directory and the name to serve it by. Raises ArtifactNotFound listing what there is."""
-    from cluster.artifacts import find_named
+    from cluster.artifacts import MODEL_KINDS, find_named
     from cluster.storage import open_store
 
     if model.startswith("s3://") or Path(model).is_dir():
@@ -66,6 +69,24 @@ def find_served_model(model: str, store: str) -> tuple["Store", str]:
         store, _, model = directory.root.rpartition("/artifacts/")
     artifact = find_named(open_store(store), model, MODEL_KINDS)
     return artifact.content.below("model"), artifact.name
+
+
+def require_servable(directory: "Store", options: "Serving") -> None:
+    """Looks at the port and the model's files before anything starts. Raises PortInUse, ModelError, NotServable."""
+    from jobs.model_files import check_model
+    from serving.port import require_free_port
+
+    require_free_port(options.host, options.port)
+    facts = check_model(directory)
+    if options.interface == "chat" and not facts.has_chat_template:
+        raise NotServable(
+            f"{directory.root} has no chat template: set `chat_template` in the model stage it comes from, "
+            "or serve it for completions only: --interface completions"
+        )
+    if facts.needs_remote_code and not options.trust_remote_code:
+        raise NotServable(
+            f"{directory.root} runs Python files of its own; read them, then serve with trust_remote_code=true"
+        )
 
 
 def _options(settings: list[str], given: dict[str, Any]) -> "Serving":
