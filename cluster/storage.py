@@ -121,7 +121,8 @@ class Store:
                 entries = self.fs.ls(self.path(*parts), detail=False)
         except FileNotFoundError:
             return []
-        names = [entry.rstrip("/").rsplit("/", 1)[-1] for entry in entries]
+        top = _strip_scheme(self.path(*parts))
+        names = {entry.rstrip("/").rsplit("/", 1)[-1] for entry in entries if entry.rstrip("/") != top}
         return sorted(name for name in names if not name.startswith(".writing-"))
 
     def files(self, *parts: str) -> list[FileInfo]:
@@ -129,8 +130,9 @@ class Store:
         top = self.path(*parts)
         with self._explained():
             found = self.fs.find(top, detail=True)
-        prefix = len(top.removeprefix("s3://").rstrip("/")) + 1
-        infos = [FileInfo(name[prefix:], int(info["size"])) for name, info in found.items()]
+        prefix = len(_strip_scheme(top)) + 1
+        # Other programs (pyarrow, the AWS console) put empty objects named "directory/" for directories.
+        infos = [FileInfo(name[prefix:], int(info["size"])) for name, info in found.items() if not name.endswith("/")]
         return sorted((info for info in infos if ".writing-" not in info.name), key=lambda info: info.name)
 
     # Writing
@@ -241,6 +243,10 @@ def _written_beside(target: Path, place: Callable[[Path, Path], None]) -> Iterat
 def _write_local(target: Path, data: bytes, place: Callable[[Path, Path], None]) -> None:
     with _written_beside(target, place) as writing:
         writing.write_bytes(data)
+
+
+def _strip_scheme(path: str) -> str:
+    return path.removeprefix("s3://").rstrip("/")
 
 
 def open_store(root: str) -> Store:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow.fs
 import pytest
 
 from cluster.storage import FileInfo, Patience, StorageError, Store, check_store, open_store
@@ -71,6 +72,18 @@ def test_listing(store: Store) -> None:
     assert store.names() == ["runs-other", "runs.txt"]
     store.remove("runs.txt")
     assert store.names() == ["runs-other"]
+
+
+@pytest.mark.cluster
+def test_directory_markers_of_other_programs_are_no_files(s3_store: Store) -> None:
+    filesystem, path = pyarrow.fs.FileSystem.from_uri(s3_store.path("runs"))
+    filesystem.create_dir(f"{path}/ray/group", recursive=True)
+    assert s3_store.files() == [] and s3_store.names("runs") == ["ray"]
+    s3_store.write("runs/ray/file", b"1")
+    assert s3_store.files("runs") == [FileInfo("ray/file", 1)]
+    assert s3_store.names("runs", "ray") == ["file", "group"] and s3_store.names("runs/ray/group") == []
+    s3_store.remove("runs")
+    assert s3_store.names() == []
 
 
 def test_local_files_go_in_and_out(store: Store, tmp_path: Path) -> None:
