@@ -16,24 +16,30 @@ import sys
 import sysconfig
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from tests.world.conditions import kill_process, wait_for
+from tests.world.host import CHECKOUT, Host
 from tests.world.network import Switch, Wire, held_by_this_process
 
-CHECKOUT = Path(__file__).resolve().parents[2]
 HIDDEN = ("/tmp", "/var/tmp", "/dev/shm", str(Path.home()), str(CHECKOUT))
 """Everything of this machine that code under test writes to: what is left is the operating system."""
 
-HOST_START_S = 20.0
 RAY_START_S = 90.0
 """Ray's processes import for 5-10 s each on a loaded two-core machine, and a host starts about eight of them."""
 
 OBJECT_STORE_BYTES = 200 * 2**20
 """Ray's minimum is 75 MiB; test models and batches are a few MB."""
+
+QUICK_HEALTH_CHECKS = {
+    "RAY_health_check_initial_delay_ms": "2000",
+    "RAY_health_check_period_ms": "1000",
+    "RAY_health_check_timeout_ms": "3000",
+    "RAY_health_check_failure_threshold": "3",
+}
+"""Read by the head: a host that is lost without a word (its network gone) is noticed after about 13 s instead of 33 s."""
 
 COUNT_NODES = """
 import sys, time, ray
@@ -62,71 +68,8 @@ def why_no_hosts() -> str | None:
     return None if probe.returncode == 0 else f"namespaces or veth are not allowed here: {probe.stderr.strip()}"
 
 
-@dataclass
-class Host:
-    """One host. `environment` is all that its commands see; nothing of the tests' own environment leaks in."""
-
-    number: int
-    name: str
-    wire: Wire
-    environment: dict[str, str]
-    logs: Path
-    init_pid: int
-    _unshare: subprocess.Popen[str]
-    _started: list[subprocess.Popen[str]] = field(default_factory=list)
-
-    @property
-    def address(self) -> str:
-        return self.wire.address
-
-    @property
-    def is_alive(self) -> bool:
-        return self._unshare.poll() is None
-
-    def run(
-        self, command: Sequence[str], environment: Mapping[str, str] | None = None, timeout_s: float = 120
-    ) -> subprocess.CompletedProcess[str]:
-        """Runs a command to its end. Raises CalledProcessError (with both outputs as notes) and TimeoutExpired."""
-        result = subprocess.run(
-            self._entered(command, environment), capture_output=True, text=True, timeout=timeout_s, env={}, check=False
-        )
-        if result.returncode != 0:
-            error = subprocess.CalledProcessError(result.returncode, list(command), result.stdout, result.stderr)
-            error.add_note(f"on {self.name}\nstdout: {result.stdout[-4000:]}\nstderr: {result.stderr[-4000:]}")
-            raise error
-        return result
-
-    def start(
-        self, command: Sequence[str], log: str, environment: Mapping[str, str] | None = None
-    ) -> subprocess.Popen[str]:
-        """Starts a command whose output goes to `<logs>/<host>-<log>.log`; it ends with the host at the latest."""
-        with open(self.log_path(log), "a") as output:
-            process = subprocess.Popen(
-                self._entered(command, environment), stdout=output, stderr=subprocess.STDOUT, text=True, env={}
-            )
-        self._started.append(process)
-        return process
-
-    def log_path(self, log: str) -> Path:
-        return self.logs / f"{self.name}-{log}.log"
-
-    def kill(self) -> None:
-        """The host is lost at once: its processes are killed (-9), its network and disk are gone."""
-        for process in [self._unshare, *self._started]:
-            kill_process(process)
-
-    def _entered(self, command: Sequence[str], environment: Mapping[str, str] | None) -> list[str]:
-        variables = {**self.environment, **(environment or {})}
-        assignments = [f"{name}={value}" for name, value in variables.items()]
-        directory = str(CHECKOUT) if self.number == 1 else "/tmp"
-        enter = ["nsenter", "-t", str(self.init_pid), "--mount", "--uts", "--net", "--pid", f"--wdns={directory}"]
-        return held_by_this_process([*map(_absolute, enter[:1]), *enter[1:], _absolute("env"), *assignments, *command])
-
-
 class SeparatedHosts:
     """`count` hosts with one Ray cluster over them: the head on the first. Context manager; needs root.
-
-    `environment` is added to every host's (AWS_* of the S3 server, which listens on `gateway_address`).
 
     Example:
         with SeparatedHosts(3, logs=tmp_path) as hosts:
@@ -181,7 +124,10 @@ class SeparatedHosts:
         return f"{self.driver.address}:6379"
 
     def start_ray(self, environment: Mapping[str, str], cpus_per_host: int = 4) -> None:
-        """Starts the head and the other raylets and returns when all are alive. Raises TimeoutError."""
+        """Starts the head and the other raylets and returns when all are alive. Raises TimeoutError.
+
+        `environment` is added to every host's: AWS_* of an S3 server on `gateway_address`, QUICK_HEALTH_CHECKS.
+        """
         for host in self.hosts:
             host.environment.update(environment)
         head = ["--head", f"--port={self.ray_address.rsplit(':')[-1]}", "--include-dashboard=false"]
@@ -257,13 +203,6 @@ def _needed_directories() -> list[str]:
     """What must stay readable below the hidden directories: the environment and the interpreter it was made from."""
     directories = {sys.prefix, sys.base_prefix, sysconfig.get_path("purelib").split("/lib/")[0]}
     return sorted(path for path in directories if any(Path(path).is_relative_to(hidden) for hidden in HIDDEN))
-
-
-def _absolute(command: str) -> str:
-    """Commands are started with an empty environment, hence without PATH."""
-    path = shutil.which(command)
-    assert path is not None, f"{command} is not installed"
-    return path
 
 
 def _copy_checkout(host: Host) -> None:
