@@ -1,0 +1,172 @@
+"""An evaluation and the artifacts behind it -> report.html, one file; and the table a terminal shows.
+
+evaluation.json ─┐
+artifact records ├─► Jinja (autoescape: answers are untrusted text) ─► report.html
+history.json     ┘
+"""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from rich.table import Table
+
+from cluster.artifacts import Artifact
+from cluster.storage import Store
+from jobs.evaluate.charts import Node, bars, curve, lineage
+
+REPORT = "report.html"
+TEMPLATE = "report.html.jinja"
+HISTORY = "history.json"
+"""What a training stage leaves beside its model: a list of {"step", "loss", "learning_rate", "grad_norm", "tokens"}."""
+MINUS = "\N{MINUS SIGN}"
+
+MEASURES = {"text": ("perplexity", "bits_per_byte"), "messages": ("loss", "bits_per_byte")}
+"""What is shown of a set: answers are judged by their loss, running text by its perplexity."""
+MEASURE_NAMES = {"perplexity": "perplexity", "bits_per_byte": "bits per byte", "loss": "loss, nats per token"}
+
+
+def write_report(evaluation: dict[str, Any], artifacts: Sequence[Artifact], output: Store) -> None:
+    """Writes `report.html`: works offline, without scripts, in light and dark.
+
+    Args:
+        evaluation: what jobs.evaluate.evaluate returned or evaluation.json holds.
+        artifacts: the evaluated models and all their ancestors; each record has name, config, parents, counts, licences and
+            versions.
+    """
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["percent"] = percent
+    environment.filters["number"] = number
+    ordered = sorted(artifacts, key=lambda artifact: artifact.record["finished_at"])
+    page = environment.get_template(TEMPLATE).render(
+        evaluation=evaluation,
+        measures=MEASURES,
+        measure_names=MEASURE_NAMES,
+        headlines=_headlines(evaluation),
+        bars={name: _set_bars(evaluation, name) for name in evaluation["sets"]},
+        curves=[drawn for artifact in ordered for drawn in _curves(artifact)],
+        lineage=lineage([_node(artifact) for artifact in ordered]),
+        artifacts=[_facts(artifact) for artifact in ordered],
+        versions={name: value for artifact in ordered for name, value in artifact.record["versions"].items()},
+        written=time.strftime("%d %B %Y, %H:%M UTC", time.gmtime()),
+    )
+    output.write(REPORT, page.encode())
+
+
+def table(evaluation: dict[str, Any]) -> Table:
+    """Models as columns, sets and measures as rows; in brackets the change against the column to the left."""
+    drawn = Table(title="Held-out loss, lower is better", title_justify="left", caption_justify="left")
+    drawn.caption = "in brackets: change against the column to the left"
+    drawn.add_column("set")
+    drawn.add_column("measure")
+    for model in evaluation["models"]:
+        drawn.add_column(model, justify="right")
+    for set_name, chosen in evaluation["sets"].items():
+        for place, measure in enumerate(MEASURES[chosen["rows"]]):
+            cells = [_cell(evaluation, model, set_name, measure) for model in evaluation["models"]]
+            drawn.add_row(set_name if place == 0 else "", MEASURE_NAMES[measure], *cells, end_section=place == 1)
+    return drawn
+
+
+def percent(fraction: float) -> str:
+    """-0.0834 -> −8.3 %, with the sign always written."""
+    sign = MINUS if fraction < 0 else "+"
+    return f"{sign}{abs(fraction) * 100:.1f} %"
+
+
+def number(value: object) -> str:
+    """Whole numbers with thousands apart, others with as many digits as a reader compares, all else as it stands."""
+    match value:
+        case bool() | str() | None:
+            return str(value)
+        case int():
+            return f"{value:,}"
+        case float():
+            return f"{value:.3f}" if abs(value) >= 0.01 or value == 0 else f"{value:.2e}"
+        case _:
+            return str(value)
+
+
+def _cell(evaluation: dict[str, Any], model: str, set_name: str, measure: str) -> str:
+    value = f"{evaluation['scores'][model][set_name][measure]:.3f}"
+    if model not in evaluation["changes"]:
+        return value
+    return f"{value} ({percent(evaluation['changes'][model][set_name][measure])})"
+
+
+def _headlines(evaluation: dict[str, Any]) -> list[dict[str, Any]]:
+    """First model against last, set by set."""
+    first, last = evaluation["models"][0], evaluation["models"][-1]
+    headlines = []
+    for set_name, chosen in evaluation["sets"].items():
+        measure = MEASURES[chosen["rows"]][0]
+        before = evaluation["scores"][first][set_name][measure]
+        after = evaluation["scores"][last][set_name][measure]
+        headlines.append(
+            {
+                "set": set_name,
+                "measure": MEASURE_NAMES[measure],
+                "before": before,
+                "after": after,
+                "change": after / before - 1,
+            }
+        )
+    return headlines
+
+
+def _set_bars(evaluation: dict[str, Any], set_name: str) -> str:
+    measure = MEASURES[evaluation["sets"][set_name]["rows"]][0]
+    values = {model: evaluation["scores"][model][set_name][measure] for model in evaluation["models"]}
+    return bars(values, f"{MEASURE_NAMES[measure]} on {set_name}")
+
+
+def _curves(artifact: Artifact) -> Iterator[dict[str, Any]]:
+    if not artifact.content.exists(HISTORY):
+        return
+    history = artifact.content.read_json(HISTORY)
+    if not history:
+        return
+    steps = [entry["step"] for entry in history]
+    losses = [entry["loss"] for entry in history]
+    yield {
+        "name": artifact.name,
+        "steps": len(history),
+        "tokens": history[-1]["tokens"],
+        "first": losses[0],
+        "last": losses[-1],
+        "svg": curve(steps, losses, f"training loss of {artifact.name}"),
+    }
+
+
+def _node(artifact: Artifact) -> Node:
+    parents = tuple(artifact.record["parents"].values())
+    return Node(f"{artifact.kind}-{artifact.key}", artifact.name, f"{artifact.kind} · {artifact.key[:8]}", parents)
+
+
+def _facts(artifact: Artifact) -> dict[str, Any]:
+    record = artifact.record
+    return {
+        "name": artifact.name,
+        "kind": artifact.kind,
+        "key": artifact.key,
+        "counts": dict(flattened(record["counts"])),
+        "licences": record["licences"],
+        "settings": dict(flattened(record["config"])),
+    }
+
+
+def flattened(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Nested mappings as dotted keys: {"a": {"b": 1}} -> ("a.b", 1)."""
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from flattened(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
