@@ -116,15 +116,15 @@ def render(
     weights = np.zeros(len(ids), dtype=np.float32)
     for number in answers:
         prompt = _tokens(tokenizer, _string(tokenizer, messages[:number], add_generation_prompt=True))
-        if not np.array_equal(ids[: len(prompt)], prompt):
-            raise RowError(
-                "prompt_not_a_prefix", f"the tokens before message {number} change when the answer follows them"
-            )
         whole = _tokens(tokenizer, _string(tokenizer, messages[: number + 1], add_generation_prompt=False))
         closing = np.flatnonzero(np.isin(whole[len(prompt) :], list(ends)))
         if not len(closing):
             raise RowError(
                 "no_end", f"the answer in message {number} does not end by an end-of-sequence token; add `eos_token`"
+            )
+        if not np.array_equal(ids[: len(prompt)], prompt):
+            raise RowError(
+                "prompt_not_a_prefix", f"the tokens before message {number} change when the answer follows them"
             )
         stop = len(prompt) + int(closing[0]) + 1
         if not np.array_equal(ids[:stop], whole[:stop]):

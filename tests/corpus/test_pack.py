@@ -1,0 +1,77 @@
+import numpy as np
+import pyarrow as pa
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jobs.corpus.pack import pack
+from jobs.corpus.schema import ROW_SCHEMA
+from jobs.corpus.segments import SEGMENT_SCHEMA
+
+
+def segments(documents: list[list[int]], weights: list[list[float]] | None = None) -> pa.Table:
+    return pa.table(
+        {
+            "input_ids": documents,
+            "weights": weights if weights is not None else [[1.0] * len(ids) for ids in documents],
+            "document_id": [1000 + number for number in range(len(documents))],
+        },
+        schema=SEGMENT_SCHEMA,
+    )
+
+
+def cut(row: dict) -> list[tuple[int, list[int], list[float]]]:
+    """(document id, tokens, weights) of each segment of a packed row."""
+    stops = np.cumsum(row["segment_lengths"])
+    return [
+        (owner, row["input_ids"][stop - length : stop], row["weights"][stop - length : stop])
+        for owner, length, stop in zip(row["document_ids"], row["segment_lengths"], stops, strict=True)
+    ]
+
+
+def test_best_fit_by_hand():
+    # Lengths 3, 6, 2, 4 in rows of 8: 6 first; 4 opens a row; 3 fits best beside 4 (space 4, not 2); 2 beside 6 (space 2).
+    documents = [[1, 2, 3], [4, 5, 6, 7, 8, 9], [10, 11], [12, 13, 14, 15]]
+    rows = pack(segments(documents), 8, "split").to_pylist()
+    assert rows == [
+        {
+            "input_ids": [4, 5, 6, 7, 8, 9, 10, 11],
+            "weights": [0, 1, 1, 1, 1, 1, 0, 1],
+            "segment_lengths": [6, 2],
+            "document_ids": [1001, 1002],
+        },
+        {
+            "input_ids": [12, 13, 14, 15, 1, 2, 3],
+            "weights": [0, 1, 1, 1, 0, 1, 1],
+            "segment_lengths": [4, 3],
+            "document_ids": [1003, 1000],
+        },
+    ]
+
+
+def test_truncation_keeps_the_beginning_and_its_weights():
+    rows = pack(segments([[1, 2, 3, 4, 5, 6]], [[0, 0, 1, 1, 1, 1]]), 4, "truncate").to_pylist()
+    assert rows == [
+        {"input_ids": [1, 2, 3, 4], "weights": [0, 0, 1, 1], "segment_lengths": [4], "document_ids": [1000]}
+    ]
+
+
+def test_nothing_packs_to_nothing():
+    assert pack(segments([]), 8, "split").equals(ROW_SCHEMA.empty_table())
+
+
+@settings(deadline=None)  # the first call imports TRL
+@given(st.lists(st.lists(st.integers(0, 50), min_size=1, max_size=40), min_size=1, max_size=25), st.integers(2, 16))
+def test_no_token_is_lost_and_no_document_torn_apart(documents: list[list[int]], context: int):
+    rows = pack(segments(documents), context, "split").to_pylist()
+    pieces: dict[int, list[list[int]]] = {}
+    for row in rows:
+        assert 0 < len(row["input_ids"]) <= context
+        for owner, ids, weights in cut(row):
+            pieces.setdefault(owner, []).append(ids)
+            assert weights == [0.0] + [1.0] * (len(ids) - 1)
+    for number, ids in enumerate(documents):
+        mine = pieces.pop(1000 + number)
+        # Pieces of a long document may lie in any order and row; all but one are full.
+        expected = [ids[start : start + context] for start in range(0, len(ids), context)]
+        assert sorted(mine) == sorted(expected)
+    assert not pieces

@@ -1,0 +1,126 @@
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+
+from configs.schema.corpus import Source
+from jobs.corpus.pubmed import CONCLUSION_INSTRUCTION
+from jobs.corpus.raw import Raw, Rejected
+from jobs.corpus.readers import read_file
+from tests.corpus.sources import PUBMED, write_jsonl, write_pubmed
+
+
+def read(path: Path, format: str) -> list[Raw | Rejected]:
+    source = Source(path=str(path), format=format, licence="CC0-1.0")  # pyright: ignore[reportArgumentType]
+    return list(read_file(str(path), path.name, source))
+
+
+def reasons(rows: list[Raw | Rejected]) -> list[tuple[str, str]]:
+    return [(row.uri, row.reason) for row in rows if isinstance(row, Rejected)]
+
+
+def documents(rows: list[Raw | Rejected]) -> list[Raw]:
+    return [row for row in rows if isinstance(row, Raw)]
+
+
+def test_jsonl_keeps_values_as_they_are_written(tmp_path: Path):
+    path = write_jsonl(tmp_path / "a.jsonl", [{"text": "007"}, {"text": "one\u2028two\x85three"}, {"text": "null"}])
+    assert [row.text for row in documents(read(path, "jsonl"))] == ["007", "one\u2028two\x85three", "null"]
+
+
+def test_every_bad_line_is_named_with_its_reason(tmp_path: Path):
+    path = tmp_path / "a.jsonl"
+    lines = [
+        b'\xef\xbb\xbf{"text": "good"}',
+        b'{"text": "cut off',
+        b'{"text": "\xff\xfe"}',
+        b'{"text": 12345}',
+        b"[1, 2]",
+        b"",
+        b'{"title": "x"}',
+        b'{"messages": [{"role": "tool", "content": "x"}]}',
+        b'{"messages": []}',
+        b'{"text": "also good"}',
+    ]
+    path.write_bytes(b"\n".join(lines))
+    rows = read(path, "jsonl")
+    assert reasons(rows) == [
+        ("a.jsonl#2", "broken_json"),
+        ("a.jsonl#3", "broken_json"),
+        ("a.jsonl#4", "wrong_type"),
+        ("a.jsonl#5", "not_an_object"),
+        ("a.jsonl#7", "unknown_fields"),
+        ("a.jsonl#8", "unknown_role"),
+        ("a.jsonl#9", "wrong_type"),
+    ]
+    assert [(row.uri, row.text) for row in documents(rows)] == [("a.jsonl#1", "good"), ("a.jsonl#10", "also good")]
+
+
+USER, ANSWER = {"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"messages": [{"role": "system", "content": "C"}, USER, ANSWER]},
+        {"instruction": "Q", "context": "C", "response": "A"},
+        {"instruction": "Q", "input": "C", "output": "A"},
+        {"prompt": [{"role": "system", "content": "C"}, USER], "completion": [ANSWER]},
+    ],
+)
+def test_instruction_sets_become_the_same_conversation(tmp_path: Path, row: dict):
+    (document,) = documents(read(write_jsonl(tmp_path / "a.jsonl", [row]), "jsonl"))
+    assert document.messages == [{"role": "system", "content": "C"}, USER, ANSWER]
+    assert document.text == "C\n\nQ\n\nA"
+
+
+@pytest.mark.parametrize("row", [{"instruction": "Q", "input": "", "output": "A"}, {"prompt": "Q", "completion": "A"}])
+def test_without_context_there_is_no_system_message(tmp_path: Path, row: dict):
+    (document,) = documents(read(write_jsonl(tmp_path / "a.jsonl", [row]), "jsonl"))
+    assert document.messages == [USER, ANSWER]
+
+
+def test_pubmed_text_and_conclusion_task(tmp_path: Path):
+    rows = read(write_pubmed(tmp_path / "p.xml.gz"), "pubmed")
+    structured, plain = documents(rows)
+    assert structured.uri == "p.xml.gz#1"
+    assert structured.text == (
+        "Iron in E. coli.\n\nBACKGROUND: Cells need iron.\n\nMETHODS: We counted Fe2+.\n\nCONCLUSIONS: Iron is needed."
+    )
+    assert structured.messages == [
+        {"role": "system", "content": "Iron in E. coli.\n\nBACKGROUND: Cells need iron.\n\nMETHODS: We counted Fe2+."},
+        {"role": "user", "content": CONCLUSION_INSTRUCTION},
+        {"role": "assistant", "content": "Iron is needed."},
+    ]
+    assert (plain.text, plain.messages) == ("Plain.\n\nOne paragraph.", None)
+    assert reasons(rows) == [
+        ("p.xml.gz#3", "not_english"),
+        ("p.xml.gz#4", "retracted"),
+        ("p.xml.gz#5", "no_abstract"),
+        ("p.xml.gz#2", "repeated_pmid"),
+    ]
+
+
+def test_a_truncated_gzip_keeps_what_was_read_and_says_so(tmp_path: Path):
+    path = tmp_path / "a.jsonl.gz"
+    lines = "".join(json.dumps({"text": f"row {n} {n * n * 7919}"}) + "\n" for n in range(5000))
+    whole = gzip.compress(lines.encode())
+    path.write_bytes(whole[: len(whole) // 2])
+    *kept, last = read(path, "jsonl")
+    assert isinstance(last, Rejected)
+    assert (last.uri, last.reason) == ("a.jsonl.gz", "damaged_file")
+    assert f"the {len(kept)} rows before are kept" in last.detail
+    assert 0 < len(kept) < 5000
+    assert all(isinstance(row, Raw) for row in kept)
+
+
+def test_broken_xml_not_gzip_and_empty_files_are_named(tmp_path: Path):
+    (tmp_path / "cut.xml").write_text(PUBMED[:1200])
+    (tmp_path / "not.xml.gz").write_text(PUBMED)
+    (tmp_path / "empty.jsonl").write_text("\n")
+    (tmp_path / "latin.txt").write_bytes("Größe".encode("latin-1"))
+    assert reasons(read(tmp_path / "cut.xml", "pubmed"))[-1] == ("cut.xml", "damaged_file")
+    assert reasons(read(tmp_path / "not.xml.gz", "pubmed")) == [("not.xml.gz", "damaged_file")]
+    assert reasons(read(tmp_path / "empty.jsonl", "jsonl")) == [("empty.jsonl", "empty_file")]
+    assert reasons(read(tmp_path / "latin.txt", "text")) == [("latin.txt", "not_utf8")]

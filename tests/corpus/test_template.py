@@ -1,0 +1,137 @@
+"""The tokens trained on are the tokens served, for our preset and for the real model's own template."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from cluster.storage import Store
+from jobs.corpus.raw import Message, RowError
+from jobs.corpus.template import TemplateError, check_template, end_token_ids, load_template, render
+from jobs.quickstart_assets import MODEL, prepare_assets
+
+ASSETS = Path("artifacts/assets")
+
+SYSTEM: Message = {"role": "system", "content": "Title\n\nMETHODS: 12 mice."}
+FIRST: Message = {"role": "user", "content": "Write the conclusion."}
+ANSWER: Message = {"role": "assistant", "content": "Mice are small."}
+SECOND: Message = {"role": "user", "content": "Shorter!"}
+SHORT: Message = {"role": "assistant", "content": "Small."}
+
+CHATML_WITHOUT_END = "{% for m in messages %}{{ m.role + ': ' + m.content + '\n' }}{% endfor %}{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
+
+
+@pytest.fixture(scope="module")
+def model() -> Path:
+    """The real SmolLM2; fetched where it is not there yet (about half a minute)."""
+    if not (ASSETS / "assets.json").exists():
+        prepare_assets(ASSETS, print)
+    return ASSETS / MODEL
+
+
+def tokenizer_of(model: Path, template: str | None = None) -> PreTrainedTokenizerBase:
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    if template is not None:
+        tokenizer.chat_template = template
+    return tokenizer
+
+
+@pytest.fixture(scope="module", params=["instruction", "own"])
+def tokenizer(request: pytest.FixtureRequest, model: Path) -> PreTrainedTokenizerBase:
+    return tokenizer_of(model, load_template("instruction", Path()) if request.param == "instruction" else None)
+
+
+def test_the_preset_renders_context_after_the_instruction(model: Path):
+    tokenizer = tokenizer_of(model, load_template("instruction", Path()))
+    text = tokenizer.apply_chat_template([SYSTEM, FIRST, ANSWER, SECOND, SHORT], tokenize=False)
+    assert text == (
+        "### Instruction\nWrite the conclusion.\n\n### Context\nTitle\n\nMETHODS: 12 mice.\n\n### Response\nMice are small.<|im_end|>"
+        "\n\n### Instruction\nShorter!\n\n### Response\nSmall.<|im_end|>"
+    )
+    prompt = tokenizer.apply_chat_template([FIRST], tokenize=False, add_generation_prompt=True)
+    assert prompt == "### Instruction\nWrite the conclusion.\n\n### Response\n"
+
+
+def test_golden_tokens_and_weights_of_the_real_model(model: Path):
+    rendered = render(tokenizer_of(model), [FIRST, SHORT], {2}, "assistant")
+    # <|im_start|>system\n ... <|im_end|>\n <|im_start|>user\n Write the conclusion. <|im_end|>\n <|im_start|>assistant\n Small. <|im_end|>\n
+    assert rendered.input_ids[:3].tolist() == [1, 9690, 198]
+    assert rendered.input_ids[-10:].tolist() == [2, 198, 1, 520, 9531, 198, 20910, 30, 2, 198]
+    learnt = tokenizer_of(model).decode(rendered.input_ids[rendered.weights == 1].tolist())
+    assert learnt == "Small.<|im_end|>"
+    assert rendered.input_ids[-2:].tolist() == [2, 198]
+    assert rendered.weights[-2:].tolist() == [1, 0]
+
+
+def test_only_answers_and_their_ends_are_learnt(tokenizer: PreTrainedTokenizerBase):
+    rendered = render(tokenizer, [SYSTEM, FIRST, ANSWER, SECOND, SHORT], {2}, "assistant")
+    runs = np.split(rendered.input_ids, np.flatnonzero(np.diff(rendered.weights)) + 1)
+    learnt = [tokenizer.decode(run.tolist()) for run in runs[1::2]]
+    assert learnt == ["Mice are small.<|im_end|>", "Small.<|im_end|>"]
+    everything = render(tokenizer, [SYSTEM, FIRST, ANSWER, SECOND, SHORT], {2}, "all")
+    assert everything.weights.tolist() == [0] + [1] * (len(everything.input_ids) - 1)
+
+
+words = st.text(alphabet=st.sampled_from("aB7 .:#\n'-äα漢"), min_size=1, max_size=40).map(str.strip).filter(bool)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.none() | words, st.lists(st.tuples(words, words), min_size=1, max_size=3))
+def test_parity_with_the_serving_path(
+    tokenizer: PreTrainedTokenizerBase, system: str | None, turns: list[tuple[str, str]]
+):
+    messages: list[Message] = [] if system is None else [{"role": "system", "content": system}]
+    for question, answer in turns:
+        messages += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+    rendered = render(tokenizer, messages, {2}, "assistant")
+    assert rendered.input_ids.tolist() == tokenizer.apply_chat_template(messages, tokenize=True)["input_ids"]
+    # What a server is given before the last answer is what stands before it here, and all that follows is learnt or a line end.
+    prompt = tokenizer.apply_chat_template(messages[:-1], tokenize=True, add_generation_prompt=True)["input_ids"]
+    assert rendered.input_ids[: len(prompt)].tolist() == prompt
+    assert rendered.weights[len(prompt)] == 1
+    assert rendered.weights[len(prompt) - 1] == 0
+    assert rendered.weights.sum() >= 2 * len(turns)
+
+
+def test_an_answer_that_merges_with_its_prompt_is_refused(model: Path):
+    no_line_end = "{% for m in messages %}{{ m.role + ':' + m.content + (eos_token if m.role == 'assistant' else '') }}{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}"
+    with pytest.raises(RowError) as refused:
+        render(tokenizer_of(model, no_line_end), [FIRST, {"role": "assistant", "content": "::::"}], {2}, "assistant")
+    assert refused.value.reason == "prompt_not_a_prefix"
+
+
+def test_bad_conversations_are_refused_by_reason(tokenizer: PreTrainedTokenizerBase):
+    cases: dict[str, list[Message]] = {
+        "no_answer": [FIRST],
+        "control_token": [{"role": "user", "content": "stop<|im_end|>"}, SHORT],
+    }
+    for reason, messages in cases.items():
+        with pytest.raises(RowError) as refused:
+            render(tokenizer, messages, {2}, "assistant")
+        assert refused.value.reason == reason
+
+
+def test_the_preset_refuses_two_questions_in_a_row(model: Path):
+    tokenizer = tokenizer_of(model, load_template("instruction", Path()))
+    with pytest.raises(RowError) as refused:
+        render(tokenizer, [FIRST, SECOND, SHORT], {2}, "assistant")
+    assert refused.value.reason == "template_refuses"
+
+
+def test_templates_are_checked_before_training(model: Path, tokenizer: PreTrainedTokenizerBase):
+    ends = end_token_ids(Store(str(model.absolute())), tokenizer)
+    assert ends == {2}
+    check_template(tokenizer, ends)
+    with pytest.raises(TemplateError, match="does not end by an end-of-sequence token"):
+        check_template(tokenizer_of(model, CHATML_WITHOUT_END), ends)
+    with pytest.raises(TemplateError, match="does not end by an end-of-sequence token"):
+        check_template(tokenizer, {0})
+    missing = tokenizer_of(model)
+    missing.chat_template = None
+    with pytest.raises(TemplateError, match="no chat template"):
+        check_template(missing, ends)
+    with pytest.raises(TemplateError, match="neither a preset"):
+        load_template("alpaca", Path())
