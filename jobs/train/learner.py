@@ -117,16 +117,21 @@ class Learner:
         if spec.activation_checkpointing:
             module.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         self.sharded: ShardedModel = shard_model(module.train(), mesh, spec.precision)
-        self.optimizer: AdamW | None = None
+        self._moments: AdamW | None = None
+
+    @property
+    def optimizer(self) -> AdamW | None:
+        """None for a frozen scorer. Made at its first use: loading then never holds more than the weights."""
+        if self._moments is None and self.spec.optimizer is not None:
+            matrices = frozenset(name for name, rows in self.sharded.rows.items() if len(rows.full_shape) > 1)
+            self._moments = AdamW(self._values(), matrices, self.spec.optimizer)
+        return self._moments
 
     def load(self) -> None:
         """Allocates this rank's rows and reads them, and only them, from the model directory."""
         allocate(self.sharded.module, self.device)
         for name, rows in self.sharded.rows.items():
             read_rows(self.spec.model, self.stored[name], rows.first_row, rows.values)
-        if self.spec.optimizer is not None:
-            matrices = frozenset(name for name, rows in self.sharded.rows.items() if len(rows.full_shape) > 1)
-            self.optimizer = AdamW(self._values(), matrices, self.spec.optimizer)
 
     @torch.no_grad()
     def forward(self, batch: PackedBatch, temperature: float = 1.0) -> TokenLogprobs:
@@ -163,7 +168,8 @@ class Learner:
         Raises:
             NonFiniteLoss: on every rank, with weights and moments unchanged.
         """
-        assert self.optimizer is not None, "a Learner without optimizer does not step"
+        optimizer = self.optimizer
+        assert optimizer is not None, "a Learner without optimizer does not step"
         gradients = {name: rows.gradient for name, rows in self.sharded.rows.items() if rows.rows}
         squares = torch.stack([torch.linalg.vector_norm(grad).double().square() for grad in gradients.values()]).sum()
         finite = torch.isfinite(squares) & torch.isfinite(sums.loss_sum)
@@ -181,10 +187,9 @@ class Learner:
                 f"{dist.get_world_size()} ranks. The weights are unchanged; lower the learning rate or look at this batch."
             )
         norm = math.sqrt(square)
-        assert self.spec.optimizer is not None
-        if norm > self.spec.optimizer.clip_norm:
-            torch._foreach_mul_(list(gradients.values()), self.spec.optimizer.clip_norm / norm)
-        self.optimizer.step(self._values(), gradients, learning_rate)
+        if norm > optimizer.settings.clip_norm:
+            torch._foreach_mul_(list(gradients.values()), optimizer.settings.clip_norm / norm)
+        optimizer.step(self._values(), gradients, learning_rate)
         self.zero_gradients()
         return StepMetrics(loss=loss_sum / weight, weight=weight, gradient_norm=norm, stop=stopping > 0)
 

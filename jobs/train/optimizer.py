@@ -33,12 +33,12 @@ def learning_rate(step: int, total_steps: int, optimizer: Optimizer) -> float:
 class AdamW:
     """The moments of the rows of one rank."""
 
-    def __init__(self, rows: Mapping[str, Tensor], matrices: frozenset[str], optimizer: Optimizer) -> None:
+    def __init__(self, rows: Mapping[str, Tensor], matrices: frozenset[str], settings: Optimizer) -> None:
         """Args:
         rows: fp32 (rows, ...) by parameter name.
         matrices: names of the parameters with two dimensions; weight decay is for them, not for norms and biases.
         """
-        self.optimizer = optimizer
+        self.settings = settings
         self.matrices = matrices
         self.exp_avg = {name: torch.zeros_like(values) for name, values in rows.items()}
         self.exp_avg_sq = {name: torch.zeros_like(values) for name, values in rows.items()}
@@ -50,7 +50,7 @@ class AdamW:
         owned = [name for name, values in rows.items() if values.numel()]
         decayed = [name for name in owned if name in self.matrices]
         others = [name for name in owned if name not in self.matrices]
-        for names, weight_decay in ((decayed, self.optimizer.weight_decay), (others, 0.0)):
+        for names, weight_decay in ((decayed, self.settings.weight_decay), (others, 0.0)):
             adamw(
                 [rows[name] for name in names],
                 [gradients[name] for name in names],
@@ -62,11 +62,11 @@ class AdamW:
                 ],  # the kernel counts each up by one
                 fused=True,
                 amsgrad=False,
-                beta1=self.optimizer.beta1,
-                beta2=self.optimizer.beta2,
+                beta1=self.settings.beta1,
+                beta2=self.settings.beta2,
                 lr=rate,
                 weight_decay=weight_decay,
-                eps=self.optimizer.epsilon,
+                eps=self.settings.epsilon,
                 maximize=False,
             )
         self.steps_done += 1
