@@ -11,8 +11,12 @@ from markupsafe import Markup, escape
 CURVE_WIDTH, CURVE_HEIGHT = 440, 200
 LEFT, RIGHT, TOP, BOTTOM = 44, 10, 12, 26
 """Room around a curve for its axis labels."""
-BAR_WIDTH, BAR_HEIGHT, BAR_STEP = 440, 10, 40
-NODE_WIDTH, NODE_HEIGHT, COLUMN_STEP, ROW_STEP = 150, 46, 196, 64
+BAR_WIDTH, BAR_HEIGHT, BAR_STEP = 300, 8, 40
+NODE_WIDTH, NODE_HEIGHT, COLUMN_STEP, ROW_STEP = 150, 46, 196, 76
+ARCH = 62
+"""How far the control points of a line that passes over a column are lifted: its top is 3/4 of that, clear of the boxes."""
+ARCH_ROOM = 28
+"""Above the first row, for such lines."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +87,7 @@ def lineage(nodes: Sequence[Node]) -> Markup:
     filled: dict[int, int] = {}
     for node in nodes:
         column = columns[node.identity]
-        places[node.identity] = (column * COLUMN_STEP, filled.get(column, 0) * ROW_STEP)
+        places[node.identity] = (column * COLUMN_STEP, ARCH_ROOM + filled.get(column, 0) * ROW_STEP)
         filled[column] = filled.get(column, 0) + 1
     edges, boxes = [], []
     for node in nodes:
@@ -97,7 +101,7 @@ def lineage(nodes: Sequence[Node]) -> Markup:
             f'<text class="axis" x="{x + 13}" y="{y + 37}">{escape(node.note)}</text>'
         )
     width = max(columns.values(), default=0) * COLUMN_STEP + NODE_WIDTH + 2
-    height = (max(filled.values(), default=1) - 1) * ROW_STEP + NODE_HEIGHT + 2
+    height = (max(filled.values(), default=1) - 1) * ROW_STEP + NODE_HEIGHT + ARCH_ROOM + 2
     return _svg(width, height, "lineage of the evaluated models", "".join(edges + boxes))
 
 
@@ -120,6 +124,8 @@ def _columns(nodes: Sequence[Node]) -> dict[str, int]:
 def _edge(parent: tuple[int, int], child: tuple[int, int]) -> str:
     x1, y1 = parent[0] + NODE_WIDTH + 1, parent[1] + NODE_HEIGHT / 2
     x2, y2 = child[0] + 1, child[1] + NODE_HEIGHT / 2
+    if x2 - x1 > COLUMN_STEP:
+        return f'<path class="edge" d="M{x1} {y1} C{x1 + ARCH} {y1 - ARCH} {x2 - ARCH} {y2 - ARCH} {x2} {y2}"/>'
     bend = (x2 - x1) / 2
     return f'<path class="edge" d="M{x1} {y1} C{x1 + bend} {y1} {x2 - bend} {y2} {x2} {y2}"/>'
 

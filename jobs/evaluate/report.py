@@ -51,6 +51,7 @@ def write_report(evaluation: dict[str, Any], artifacts: Sequence[Artifact], outp
         measures=MEASURES,
         measure_names=MEASURE_NAMES,
         headlines=_headlines(evaluation),
+        scored={name: _scored(evaluation, name) for name in evaluation["sets"]},
         bars={name: _set_bars(evaluation, name) for name in evaluation["sets"]},
         curves=[drawn for artifact in ordered for drawn in _curves(artifact)],
         lineage=lineage([_node(artifact) for artifact in ordered]),
@@ -120,6 +121,14 @@ def _headlines(evaluation: dict[str, Any]) -> list[dict[str, Any]]:
             }
         )
     return headlines
+
+
+def _scored(evaluation: dict[str, Any], set_name: str) -> str:
+    """How much was scored: tokens only where all models count alike, which those with one tokenizer do."""
+    scores = [evaluation["scores"][model][set_name] for model in evaluation["models"]]
+    tokens = {score["tokens"] for score in scores}
+    documents = f"{scores[0]['documents']:,} documents"
+    return f"{documents}, {tokens.pop():,} tokens" if len(tokens) == 1 else documents
 
 
 def _set_bars(evaluation: dict[str, Any], set_name: str) -> str:
