@@ -12,6 +12,9 @@ At the end of the block the application, and every process that was started here
 import json
 import logging
 import os
+import re
+import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,7 +25,9 @@ import psutil
 import ray
 from ray import serve
 from ray.serve.config import HTTPOptions
+from ray.serve.deployment import Application
 from ray.serve.llm import LLMConfig
+from ray.serve.schema import ApplicationStatus
 
 from cluster.preload import preload_environment
 from cluster.session import connect
@@ -37,6 +42,11 @@ from serving.port import require_free_port
 APPLICATION = "acclimate"
 NEEDED_CPUS = 3
 """Logical CPUs of one replica and its ingress: 1 each, and 1 for the engine's bundle."""
+START_TIMEOUT_S = 1800.0
+"""A 70B model from S3 takes some minutes; what is not up after half an hour never will be."""
+REPLICA_FAILED = "failed to start"
+"""In Serve's message of a deployment after the first replica whose constructor raised (deployment_state.py)."""
+POLL_S = 0.5
 FIRST_ANSWER_TIMEOUT_S = 120.0
 """The first request compiles kernels; the replicas were reported healthy before it is sent."""
 END_TIMEOUT_S = 10.0
@@ -82,16 +92,15 @@ def serve_model(model: Store, name: str, options: Serving, cluster: Cluster) -> 
         )
         try:
             application = openai_application(llm_config(content, name, options), key_digest)
-            serve.run(application, name=APPLICATION, route_prefix="/")
+            _bring_up(application)
             # 0.0.0.0 means every address of this host, loopback among them.
             host = "127.0.0.1" if options.host == "0.0.0.0" else options.host
             endpoint = Endpoint(f"http://{host}:{options.port}/v1", name, key_digest is not None)
             _answer_once(endpoint, options.interface)
             yield endpoint
-        except RuntimeError as error:
-            raise ServiceFailed(_explain(error)) from error
         finally:
-            serve.delete(APPLICATION)
+            if cluster.address != "local":  # a local Ray ends as a whole, without waiting for anybody
+                serve.delete(APPLICATION)
 
 
 def llm_config(content: ModelContent, name: str, options: Serving) -> LLMConfig:
@@ -134,6 +143,34 @@ def llm_config(content: ModelContent, name: str, options: Serving) -> LLMConfig:
     )
 
 
+def _bring_up(application: Application) -> None:
+    """Returns when all replicas are healthy. Raises ServiceFailed at the first replica that does not start.
+
+    Serve itself would try again for many minutes; what a replica cannot do once (weights, memory, settings) it cannot do
+    the third time either.
+    """
+    target = serve.RunTarget(application, name=APPLICATION, route_prefix="/")
+    serve.run_many([target], wait_for_applications_running=False)
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while (status := serve.status().applications[APPLICATION]).status != ApplicationStatus.RUNNING:
+        reasons = [
+            f"{name}: {_last_error(each.message)}"
+            for name, each in status.deployments.items()
+            if REPLICA_FAILED in each.message
+        ]
+        if reasons or status.status == ApplicationStatus.DEPLOY_FAILED:
+            raise ServiceFailed("the model could not be brought up.\n" + "\n".join(reasons or [status.message]))
+        if time.monotonic() > deadline:
+            raise ServiceFailed(f"the model was not up within {START_TIMEOUT_S:.0f} s: {status.message}")
+        time.sleep(POLL_S)
+
+
+def _last_error(message: str) -> str:
+    """A message of Serve without its tracebacks: from the last line that begins with the name of an error."""
+    starts = [match.start() for match in re.finditer(r"^[\w.]*(Error|Exception)\b", message, re.MULTILINE)]
+    return message[starts[-1] :].strip() if starts else message
+
+
 def _answer_once(endpoint: Endpoint, interface: str) -> None:
     """Raises ServiceFailed unless the model answers a request of one token."""
     question = {"messages": [{"role": "user", "content": "Hi"}]} if interface == "chat" else {"prompt": "Hi"}
@@ -146,17 +183,12 @@ def _answer_once(endpoint: Endpoint, interface: str) -> None:
     try:
         with urllib.request.urlopen(request, timeout=FIRST_ANSWER_TIMEOUT_S) as response:
             answer = json.load(response)
+    except urllib.error.HTTPError as error:
+        raise ServiceFailed(f"the first request was answered {error.code}: {error.read().decode()}") from error
     except OSError as error:
-        detail = error.read().decode(errors="replace") if hasattr(error, "read") else str(error)
-        raise ServiceFailed(f"the first request failed: {detail}") from error
+        raise ServiceFailed(f"the first request was not answered: {error}") from error
     if not answer.get("choices"):
         raise ServiceFailed(f"the first answer has no choices: {answer}")
-
-
-def _explain(error: RuntimeError) -> str:
-    """Ray's message carries the replica's traceback; its last line is the reason."""
-    lines = [line for line in str(error).strip().splitlines() if line.strip()]
-    return f"{lines[-1].strip()}\n(whole message: {error})" if len(lines) > 1 else str(error)
 
 
 @contextmanager

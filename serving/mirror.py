@@ -13,7 +13,7 @@ import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import ray
 from ray.llm._internal.common.callbacks.base import CallbackBase
@@ -47,7 +47,7 @@ def model_content(model: Store) -> ModelContent:
     files = tuple(model.files())
     if not model.is_s3:
         return ModelContent(model.root, None, files)
-    details = model.fs.find(model.root, detail=True)
+    details = cast(dict[str, dict[str, Any]], model.fs.find(model.root, detail=True))
     facts = sorted(f"{name} {info['size']} {info['ETag']}" for name, info in details.items())
     return ModelContent(model.root, hashlib.sha256("\n".join(facts).encode()).hexdigest()[:KEY_CHARACTERS], files)
 
@@ -86,6 +86,7 @@ class MirrorBeforeEngine(CallbackBase):
         self.content = content
 
     async def on_before_node_init(self) -> None:
+        assert self.ctx.placement_group is not None, "Ray makes it before the hooks run"
         table = ray.util.placement_group_table(self.ctx.placement_group)
         nodes = sorted(set(table["bundles_to_node_id"].values()))
         task = ray.remote(mirror)
@@ -97,5 +98,7 @@ class MirrorBeforeEngine(CallbackBase):
         ]
         if len(set(paths)) != 1:
             raise ModelNotOnNode(f"the nodes keep the model at different paths {paths}: set {CACHE_VARIABLE} alike")
-        self.llm_config.get_engine_config().hf_model_id = paths[0]
+        engine = self.llm_config.get_engine_config()
+        assert engine is not None, self.llm_config
+        engine.hf_model_id = paths[0]
         self.ctx.run_init_node = False

@@ -83,6 +83,10 @@ def require_servable(directory: "Store", options: "Serving") -> None:
             f"{directory.root} has no chat template: set `chat_template` in the model stage it comes from, "
             "or serve it for completions only: --interface completions"
         )
+    if options.max_model_len is not None and facts.context is not None and options.max_model_len > facts.context:
+        raise NotServable(
+            f"max_model_len={options.max_model_len} is more than the {facts.context} tokens the model reads"
+        )
     if facts.needs_remote_code and not options.trust_remote_code:
         raise NotServable(
             f"{directory.root} runs Python files of its own; read them, then serve with trust_remote_code=true"

@@ -62,6 +62,10 @@ def test_no_chat_template_is_refused_for_chat_and_taken_for_completions(model: P
     require_servable(directory, Serving.model_validate({**OPTIONS, "interface": "completions"}))
 
 
+def test_longer_inputs_than_the_model_reads(model: Path) -> None:
+    assert "512 tokens" in _refusal(model, max_model_len=513)
+
+
 def test_a_model_with_code_of_its_own(model: Path) -> None:
     config = json.loads((model / "config.json").read_text())
     (model / "config.json").write_text(json.dumps({**config, "auto_map": {"AutoModelForCausalLM": "own.Own"}}))
