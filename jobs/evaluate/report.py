@@ -148,7 +148,7 @@ def _curves(artifact: Artifact) -> Iterator[dict[str, Any]]:
     yield {
         "name": artifact.name,
         "steps": len(history),
-        "tokens": history[-1]["tokens"],
+        "tokens": int(sum(entry["tokens"] for entry in history)),
         "first": losses[0],
         "last": losses[-1],
         "svg": curve(steps, losses, f"training loss of {artifact.name}"),

@@ -102,7 +102,7 @@ def demo_artifacts(store: Store) -> list[Artifact]:
     ]  # fmt: skip
     for trained, start in ((made[3], 3.2), (made[4], 2.8)):
         history = [
-            {"step": step, "loss": start * 0.99**step + 0.05 * (step * 7 % 5 - 2) / 2, "learning_rate": 1e-5, "grad_norm": 1.0, "tokens": step * 1024}
+            {"step": step, "loss": start * 0.99**step + 0.05 * (step * 7 % 5 - 2) / 2, "learning_rate": 1e-5, "grad_norm": 1.0, "tokens": 1024}
             for step in range(1, 61)
         ]  # fmt: skip
         trained.content.write_json("history.json", history)
