@@ -166,15 +166,24 @@ def _evaluate(stage: EvaluateStage, context: StageContext) -> Outcome:
     from jobs.evaluate.evaluate import evaluate
 
     models = {name: context.inputs[f"models.{index}"].content.below("model") for index, name in enumerate(stage.models)}
-    corpora = {name: context.inputs[f"sets.{name}.corpus"].content for name in stage.sets}
+    corpora = {chosen.corpus: context.inputs[f"sets.{name}.corpus"].content for name, chosen in stage.sets.items()}
     if stage.answers is not None:
-        corpora["answers"] = context.inputs["answers.corpus"].content
-    return Outcome(metrics=evaluate(stage, models, corpora, context.content, context.progress))
+        corpora[stage.answers.corpus] = context.inputs["answers.corpus"].content
+    evaluation = evaluate(stage, models, corpora, context.content, context.progress)
+    return Outcome(metrics={"scores": evaluation["scores"], "changes": evaluation["changes"]})
 
 
 def _report(stage: ReportStage, context: StageContext) -> Outcome:
     from jobs.evaluate.report import write_report
 
     evaluation = context.inputs["evaluation"]
-    write_report(evaluation.content.read_json("evaluation.json"), [evaluation, *ancestors(context.store, evaluation)], context.content)
-    return Outcome(licences=sorted({licence for parent in ancestors(context.store, evaluation) for licence in parent.record["licences"]}))
+    write_report(
+        evaluation.content.read_json("evaluation.json"),
+        [evaluation, *ancestors(context.store, evaluation)],
+        context.content,
+    )
+    return Outcome(
+        licences=sorted(
+            {licence for parent in ancestors(context.store, evaluation) for licence in parent.record["licences"]}
+        )
+    )
