@@ -1,12 +1,12 @@
 """Corpus and shards on real clusters: the bytes do not depend on hosts, CPUs or lost workers, and every row is somewhere."""
 
+import contextlib
 import hashlib
 import io
 import os
 import signal
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow as pa
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.cluster
 REPEATED = {"text": "The same words in three places. " * 3}
 
 
-@contextmanager
+@contextlib.contextmanager
 def raylets(count: int, cpus: int) -> Iterator[None]:
     """A cluster of `count` raylets with `cpus` logical CPUs each, joined by this process."""
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": cpus, "include_dashboard": False})
@@ -45,8 +45,12 @@ def raylets(count: int, cpus: int) -> Iterator[None]:
 
 
 @pytest.fixture
-def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CorpusStage:
-    monkeypatch.chdir(tmp_path)
+def stage(tmp_path: Path) -> Iterator[CorpusStage]:
+    with contextlib.chdir(tmp_path):
+        yield write_sources()
+
+
+def write_sources() -> CorpusStage:
     write_jsonl(Path("general/a.jsonl"), [*text_rows(60), REPEATED, REPEATED])
     write_jsonl(Path("general/b.jsonl"), [{"text": 7}, REPEATED, {"text": "short"}, *text_rows(5)])
     write_jsonl(Path("talks/a.jsonl"), conversation_rows(40))
@@ -143,11 +147,16 @@ def test_every_row_is_kept_or_named(built: tuple[CorpusSummary, Store]):
     }
 
 
-def test_a_limit_takes_the_first_documents_of_a_source(built: tuple[CorpusSummary, Store], stage: CorpusStage, tmp_path: Path):
+def test_a_limit_takes_the_first_documents_of_a_source(
+    built: tuple[CorpusSummary, Store], stage: CorpusStage, tmp_path: Path
+):
     limited = stage.sources["general"].model_copy(update={"limit_documents": 62})
     store = Store(str(tmp_path / "limited"))
     build_corpus(stage.model_copy(update={"sources": {"general": limited}}), store, silent)
-    uris = {*read_corpus_split(store, "train")["uri"].to_pylist(), *read_corpus_split(store, "heldout")["uri"].to_pylist()}
+    uris = {
+        *read_corpus_split(store, "train")["uri"].to_pylist(),
+        *read_corpus_split(store, "heldout")["uri"].to_pylist(),
+    }
     # The limit counts documents before duplicates are dropped; row 62 of the first file repeats row 61.
     assert uris == {f"general/a.jsonl#{row}" for row in range(1, 62)}
 
@@ -176,14 +185,18 @@ def test_text_shards_lose_no_token(built: tuple[CorpusSummary, Store], model: St
     index = pq.read_table(io.BytesIO(output.read("train/index.parquet"))).to_pylist()
     assert [entry["tokens"] for entry in index] == [len(row["input_ids"]) for row in rows]
     assert [entry["weight"] for entry in index] == [sum(row["weights"]) for row in rows]
-    assert [(entry["shard"], entry["row"]) for entry in index] == sorted((entry["shard"], entry["row"]) for entry in index)
+    assert [(entry["shard"], entry["row"]) for entry in index] == sorted(
+        (entry["shard"], entry["row"]) for entry in index
+    )
     assert result.train.tokens == sum(lengths.values())
     assert result.train.weighted_tokens == result.train.tokens - sum(len(row["segment_lengths"]) for row in rows)
     assert result.train.fill == result.train.tokens / (64 * len(rows))
     assert result.train.documents == summary.train
 
 
-def test_conversations_without_room_for_an_answer_are_named(built: tuple[CorpusSummary, Store], model: Store, tmp_path: Path):
+def test_conversations_without_room_for_an_answer_are_named(
+    built: tuple[CorpusSummary, Store], model: Store, tmp_path: Path
+):
     summary, corpus = built
     output = Store(str(tmp_path / "shards"))
     result = build_shards(shards_stage("messages", context=64), corpus, model, output, silent)
@@ -196,7 +209,9 @@ def test_conversations_without_room_for_an_answer_are_named(built: tuple[CorpusS
         build_shards(shards_stage("messages", context=16), corpus, model, Store(str(tmp_path / "none")), silent)
 
 
-def test_what_cannot_be_packed_is_said_before_any_work(built: tuple[CorpusSummary, Store], stage: CorpusStage, model: Store, tmp_path: Path):
+def test_what_cannot_be_packed_is_said_before_any_work(
+    built: tuple[CorpusSummary, Store], stage: CorpusStage, model: Store, tmp_path: Path
+):
     _, corpus = built
     output = Store(str(tmp_path / "x"))
     with pytest.raises(DataError, match="document_end: '<eot>' is not a token"):
