@@ -25,6 +25,7 @@ RANK_BASELINE_GIB = 0.7
 ACTIVATION_BYTES_PER_TOKEN_AND_LAYER = 34
 """Times hidden size: bytes of a transformer layer's activations in 16 bit (Korthikanti et al. 2022, arXiv 2205.05198, eq. 2)."""
 
+
 def describe(planned: PlannedStage) -> dict[str, Any]:
     """What a stage reads and about how much it does: {"what": for people, ...numbers for machines}."""
     stage = planned.stage

@@ -150,7 +150,7 @@ def _train(stage: TrainStage, context: StageContext) -> Outcome:
         context.metrics(metrics)
         context.progress("steps", int(metrics["step"]), steps)
 
-    ending = train_on_ray(job, context.store.path("ray_train"), on_metrics, context.stop_asked)
+    ending = train_on_ray(job, on_metrics, context.stop_asked)
     if ending is Ending.STOPPED:
         raise Stopped(f"{context.name} stopped at a step boundary; the same command goes on from there")
     history = context.content.read_json("history.json")

@@ -9,7 +9,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.tree import Tree
 
-StoreOption = Annotated[str, typer.Option("--store", help="Artifact root: a directory or s3://bucket/prefix.", envvar="ACCLIMATE_STORE")]
+StoreOption = Annotated[
+    str, typer.Option("--store", help="Artifact root: a directory or s3://bucket/prefix.", envvar="ACCLIMATE_STORE")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 
 
@@ -68,7 +70,9 @@ def gc(
     opened = open_store(store)
     found = leftovers(opened)
     if as_json:
-        _print_json({"removed": yes, "leftovers": [{"path": item.path, "bytes": item.bytes, "why": item.why} for item in found]})
+        _print_json(
+            {"removed": yes, "leftovers": [{"path": item.path, "bytes": item.bytes, "why": item.why} for item in found]}
+        )
     else:
         table = _table("leftover", "size", "why")
         for item in found:

@@ -22,9 +22,12 @@ if TYPE_CHECKING:
     from cluster.storage import Store
     from configs.loader import Loaded
     from jobs.pipeline import PlannedStage, Watch
+    from jobs.tracking import Tracker
 
 ConfigArgument = Annotated[str, typer.Argument(metavar="CONFIG", help="A run file, e.g. configs/quickstart.yaml.")]
-OverridesArgument = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Dotted overrides, e.g. stages.cpt.steps=10.")]
+OverridesArgument = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Dotted overrides, e.g. stages.cpt.steps=10.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 
 
@@ -33,7 +36,12 @@ def plan(config: ConfigArgument, overrides: OverridesArgument = None, as_json: J
     loaded, store = _load(config, overrides)
     rows = _planned_rows(loaded, store)
     if as_json:
-        document = {"run": loaded.run.name, "store": store.root, "stages": rows, "config": loaded.run.model_dump(mode="json")}
+        document = {
+            "run": loaded.run.name,
+            "store": store.root,
+            "stages": rows,
+            "config": loaded.run.model_dump(mode="json"),
+        }
         print(json.dumps(document, indent=2))  # noqa: T201 - data goes to stdout
         return
     Console().print(_plan_table(rows, f"{loaded.run.name} in {store.root}"))
@@ -51,7 +59,10 @@ def run(
 
 
 def evaluate_models(
-    models: Annotated[list[str], typer.Argument(metavar="MODEL...", help="Names or keys of model artifacts, in the order of the table.")],
+    models: Annotated[
+        list[str],
+        typer.Argument(metavar="MODEL...", help="Names or keys of model artifacts, in the order of the table."),
+    ],
     config: Annotated[str, typer.Option("--config", help="A run file whose first evaluate stage says which sets.")],
     as_json: JsonOption = False,
 ) -> None:
@@ -107,6 +118,7 @@ def _execute(loaded: "Loaded", store: "Store", console: Console, yes: bool, only
     from configs.errors import Stopped
     from jobs.pipeline import State, execute, plan_run
     from jobs.preflight import check
+    from jobs.tracking import open_tracker
 
     check_store(store)
     planned = plan_run(loaded.run, store)
@@ -118,9 +130,10 @@ def _execute(loaded: "Loaded", store: "Store", console: Console, yes: bool, only
     log = RunLog(store, loaded.run.name, loaded.run.model_dump(mode="json"), os.environ.get("RAY_JOB_ID"))
     console.print(f"run {log.run_id} · logs: acclimate logs -f {log.run_id}", highlight=False)
     display = Display(console)
+    tracker = open_tracker(loaded.run.tracking, store, log.run_id, loaded.run.model_dump(mode="json"))
     try:
         with _stop_on_signals(console) as stop_asked:
-            watch = _watch(display, log, lambda: stop_asked() or log.stop_requested)
+            watch = _watch(display, log, tracker, lambda: stop_asked() or log.stop_requested)
             if waiting:
                 from cluster.session import connect
 
@@ -137,6 +150,8 @@ def _execute(loaded: "Loaded", store: "Store", console: Console, yes: bool, only
         raise
     finally:
         display.close()
+        if tracker is not None:
+            tracker.close()
     log.finish("succeeded")
     _show_results(artifacts, console)
     return artifacts
@@ -174,11 +189,15 @@ def _stop_on_signals(console: Console) -> "Iterator[Callable[[], bool]]":
             signal.signal(number, handler)
 
 
-def _watch(display: Display, log: "RunLog", stop_asked: Callable[[], bool]) -> "Watch":
+def _watch(display: Display, log: "RunLog", tracker: "Tracker | None", stop_asked: Callable[[], bool]) -> "Watch":
     from jobs.pipeline import Watch
     from jobs.stages import summary_line
 
+    working = ""
+
     def started(plan: "PlannedStage") -> None:
+        nonlocal working
+        working = plan.name
         note = "resuming" if plan.state.value == "resume" else ""
         display.start(f"{plan.name}", f"({plan.stage.stage} {plan.key}) {note}")
         log.set(stage=plan.name)
@@ -186,7 +205,9 @@ def _watch(display: Display, log: "RunLog", stop_asked: Callable[[], bool]) -> "
 
     def metrics(values: dict[str, float]) -> None:
         display.metrics(values)
-        log.event(f"step {int(values['step'])}", data=dict(values))
+        log.event(f"{working} step {int(values['step'])}", data={"stage": working, **values})
+        if tracker is not None:
+            tracker.log(working, values)
 
     def finished(plan: "PlannedStage", outcome: Any, seconds: float) -> None:
         line = f"  {plan.name} done in {seconds:.0f} s{summary_line(outcome)}"

@@ -126,7 +126,9 @@ class CheckpointWriter:
         if rank == 0:
             self._commit(directory, everyone, step, history)
 
-    def _commit(self, directory: Store, ranks: list[dict[str, Any]], step: int, history: list[dict[str, float]]) -> None:
+    def _commit(
+        self, directory: Store, ranks: list[dict[str, Any]], step: int, history: list[dict[str, float]]
+    ) -> None:
         check_attempt(self._artifact, self._attempt)
         directory.write_json("history.json", history)
         files = {entry["name"]: {"size": entry["size"], "sha256": entry["sha256"]} for entry in ranks}
@@ -151,7 +153,9 @@ def _check_file(checkpoint: Checkpoint, name: str, entry: dict[str, Any]) -> Non
                 digest.update(chunk)
                 size += len(chunk)
     except FileNotFoundError as error:
-        raise CheckpointDamaged(f"{path} is missing; remove {checkpoint.directory.root} to resume from the one before") from error
+        raise CheckpointDamaged(
+            f"{path} is missing; remove {checkpoint.directory.root} to resume from the one before"
+        ) from error
     if size != entry["size"] or digest.hexdigest() != entry["sha256"]:
         raise CheckpointDamaged(f"{path} is damaged; remove {checkpoint.directory.root} to resume from the one before")
 
@@ -172,5 +176,3 @@ def _read(directory: Store, pieces: list[tuple[int, StoredTensor]], first: int, 
 def _sha256(file: Path) -> str:
     with open(file, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-

@@ -67,7 +67,9 @@ def epoch_order(shard: Rows, seed: int, epoch: int) -> Rows:
     itself a random sample of the documents, because documents go to shards by a hash of their content.
     """
     generator = np.random.Generator(np.random.Philox(key=np.array([seed, epoch], dtype=np.uint64)))
-    order = [generator.permutation(np.flatnonzero(shard == number)) for number in generator.permutation(np.unique(shard))]
+    order = [
+        generator.permutation(np.flatnonzero(shard == number)) for number in generator.permutation(np.unique(shard))
+    ]
     return np.concatenate(order)
 
 
@@ -88,7 +90,9 @@ def plan_step(table: RowTable, seed: int, step: int, count: int, world_size: int
     """Gives the rows of a step to ranks and micro-batches so that every rank has about the same number of tokens."""
     rows = rows_of_step(table.shard, seed, step, count)
     tokens = {int(row): int(table.tokens[row]) for row in rows}
-    per_rank = [_micro_batches(mine, tokens, micro_batch_tokens) for mine in _balance(rows.tolist(), tokens, world_size)]
+    per_rank = [
+        _micro_batches(mine, tokens, micro_batch_tokens) for mine in _balance(rows.tolist(), tokens, world_size)
+    ]
     rounds = max(len(batches) for batches in per_rank)
     ranks = tuple(tuple(batches) + ((),) * (rounds - len(batches)) for batches in per_rank)
     return StepPlan(ranks, denominator=float(table.weight[rows].sum()), tokens=int(table.tokens[rows].sum()))

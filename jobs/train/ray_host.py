@@ -7,10 +7,12 @@ Ray only starts and restarts the group: our checkpoint records are the single tr
 is reported to Ray.
 """
 
+import tempfile
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -27,12 +29,16 @@ RENDEZVOUS_TIMEOUT_S = 1800
 """gloo and nccl: the longest wait for the other ranks; loading a large model from a slow store takes minutes."""
 
 
+RAY_TRAIN_NOTES = str(Path(tempfile.gettempdir()) / "acclimate-ray-train")
+"""Where Ray Train writes what it remembers of a group. Each node has its own: workers look there only to keep a checkpoint
+of Ray's, and we make none."""
+
+
 class TrainingFailed(RunFailed):
     """The worker group was lost more often than `checkpoints.max_failures`, or a rank raised."""
 
 
-@ray.remote(num_cpus=0, max_concurrency=4)
-class Hub:
+class HubState:
     """Queues what rank 0 reports until the driver takes it, and hands the wish to stop back to rank 0."""
 
     def __init__(self) -> None:
@@ -56,6 +62,10 @@ class Hub:
 
     def ending(self) -> str | None:
         return self._ending
+
+
+Hub: Any = ray.remote(num_cpus=0, max_concurrency=4)(HubState)
+"""The actor; it needs no CPU of its own."""
 
 
 class HubReporter:
@@ -95,13 +105,12 @@ def _rank(config: dict[str, _RankConfig]) -> None:
 
 
 def train_on_ray(
-    job: TrainJob, scratch: str, on_metrics: Callable[[dict[str, float]], None], stop_asked: Callable[[], bool]
+    job: TrainJob, on_metrics: Callable[[dict[str, float]], None], stop_asked: Callable[[], bool]
 ) -> Ending:
     """Runs a training job on the connected Ray. Raises TrainingFailed.
 
     Args:
         job: what to train.
-        scratch: where Ray Train keeps its own notes; every node must reach it (the store when there are several nodes).
         on_metrics: called on the driver with the metrics of each step, in order.
         stop_asked: polled on the driver; True ends the run at the next step boundary with a checkpoint.
     """
@@ -119,7 +128,7 @@ def train_on_ray(
         ),
         run_config=RunConfig(
             name=f"{job.name}-{job.attempt}-{int(time.time())}",
-            storage_path=scratch,
+            storage_path=RAY_TRAIN_NOTES,
             failure_config=FailureConfig(max_failures=job.stage.checkpoints.max_failures),
         ),
     )
@@ -136,7 +145,9 @@ def train_on_ray(
     return Ending(ray.get(hub.ending.remote()))
 
 
-def _pump(hub: Any, done: threading.Event, on_metrics: Callable[[dict[str, float]], None], stop_asked: Callable[[], bool]) -> None:
+def _pump(
+    hub: Any, done: threading.Event, on_metrics: Callable[[dict[str, float]], None], stop_asked: Callable[[], bool]
+) -> None:
     stopping = False
     last_round = False
     while not last_round:

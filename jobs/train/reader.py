@@ -62,7 +62,9 @@ def read_shard(shards: Store, split: str, number: int, sha256: str) -> pa.Table:
     try:
         data = shards.read(split, name)
     except FileNotFoundError as error:
-        raise ShardError(f"{shards.path(split, name)} is missing; run again with the artifact removed to rebuild it") from error
+        raise ShardError(
+            f"{shards.path(split, name)} is missing; run again with the artifact removed to rebuild it"
+        ) from error
     found = hashlib.sha256(data).hexdigest()
     if found != sha256:
         raise ShardError(
@@ -80,7 +82,14 @@ class RowReader:
     """Reads the batches of one rank. `batch(step)` returns at once where the steps are asked for in order."""
 
     def __init__(
-        self, shards: Store, split: str, seed: int, rows_per_step: int, rank: int, world_size: int, micro_batch_tokens: int
+        self,
+        shards: Store,
+        split: str,
+        seed: int,
+        rows_per_step: int,
+        rank: int,
+        world_size: int,
+        micro_batch_tokens: int,
     ) -> None:
         self._shards, self._split, self._seed = shards, split, seed
         self._rows_per_step, self._rank, self._world_size = rows_per_step, rank, world_size
@@ -107,7 +116,8 @@ class RowReader:
     def _read(self, step: int) -> StepBatch:
         plan = plan_step(self._table, self._seed, step, self._rows_per_step, self._world_size, self._micro_batch_tokens)
         batches = tuple(
-            pack_rows([self._row(number) for number in rows]) if rows else empty_batch() for rows in plan.ranks[self._rank]
+            pack_rows([self._row(number) for number in rows]) if rows else empty_batch()
+            for rows in plan.ranks[self._rank]
         )
         return StepBatch(batches, plan.denominator, plan.tokens)
 

@@ -9,7 +9,9 @@ import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
 
 
-def run_ranks(world_size: int, function: Callable[..., None], *arguments: Any, environment: dict[str, str] | None = None) -> list[int]:
+def run_ranks(
+    world_size: int, function: Callable[..., None], *arguments: Any, environment: dict[str, str] | None = None
+) -> list[int]:
     """Runs `function(*arguments)` on every rank of a gloo group; the exit codes (-9 for a killed one).
 
     Where one rank dies the others are ended too, as a gang scheduler does.
@@ -17,7 +19,9 @@ def run_ranks(world_size: int, function: Callable[..., None], *arguments: Any, e
     context = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as directory:
         ranks = [
-            context.Process(target=_rank, args=(rank, world_size, f"{directory}/rendezvous", function, arguments, environment or {}))
+            context.Process(
+                target=_rank, args=(rank, world_size, f"{directory}/rendezvous", function, arguments, environment or {})
+            )
             for rank in range(world_size)
         ]
         for rank in ranks:
@@ -32,7 +36,12 @@ def run_ranks(world_size: int, function: Callable[..., None], *arguments: Any, e
 
 
 def _rank(
-    rank: int, world_size: int, rendezvous: str, function: Callable[..., None], arguments: tuple[Any, ...], environment: dict[str, str]
+    rank: int,
+    world_size: int,
+    rendezvous: str,
+    function: Callable[..., None],
+    arguments: tuple[Any, ...],
+    environment: dict[str, str],
 ) -> None:
     os.environ.update(environment)
     dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=world_size)

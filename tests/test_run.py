@@ -1,0 +1,133 @@
+"""Whole runs from the command line: once, again, and with the driver or the ranks killed; always the same bytes."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import yaml
+
+from cluster.runs import list_runs, read_events
+from cluster.storage import Store
+from tests.world.toy_run import ToyRun, write_toy_run
+
+pytestmark = pytest.mark.cluster
+
+TRAINED = ("texts", "tasks", "cpt", "sft")
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> tuple[ToyRun, dict[str, str], str]:
+    """A run that nothing disturbed, the digests of what it made, and what it printed."""
+    directory = tmp_path_factory.mktemp("unbroken")
+    run = write_toy_run(directory, tiny_model, str(directory / "store"))
+    code, output = run.finish()
+    assert code == 0, output
+    return run, run.digests(*TRAINED), output
+
+
+def in_store_beside(run: ToyRun, tmp_path: Path) -> ToyRun:
+    """The same run up to the trained models in a fresh store: the same keys, nothing done yet."""
+    values = yaml.safe_load(run.config.read_text())
+    values["stages"] = {name: stage for name, stage in values["stages"].items() if name not in ("evaluation", "report")}
+    config = tmp_path / "training.yaml"
+    config.write_text(yaml.safe_dump(values, sort_keys=False))
+    return ToyRun(config, Store(str(tmp_path / "store")))
+
+
+def test_a_run_trains_measures_and_reports(unbroken: tuple[ToyRun, dict[str, str], str]) -> None:
+    run, _, output = unbroken
+    history = run.artifact("cpt").content.read_json("history.json")
+    assert history[-1]["loss"] < history[0]["loss"] - 0.2
+    assert b"<html" in run.artifact("report").content.read("report.html").lower()
+    for word in ("cpt done in", "evaluation done in", "report.html"):
+        assert word in output, output
+    status = list_runs(run.store)[-1]
+    assert status["status"] == "succeeded"
+    events = [event for _, event in read_events(run.store, status["run_id"])]
+    assert sum(event["type"] == "metrics" for event in events) == 6 + 3
+    assert run.artifact("sft").record["licences"] == ["Apache-2.0", "CC0-1.0"]
+    assert run.artifact("papers").record["counts"]["quarantined"] == {"duplicate": 1, "broken_json": 1}
+
+
+def test_the_second_time_it_is_a_no_op(unbroken: tuple[ToyRun, dict[str, str], str]) -> None:
+    run, digests, _ = unbroken
+    began = time.monotonic()
+    code, output = run.finish()
+    assert code == 0 and "starting Ray" not in output
+    assert output.count("reused") == 8
+    assert run.digests(*TRAINED) == digests
+    assert time.monotonic() - began < 60
+
+
+@pytest.mark.parametrize("commits", [3, 5])
+def test_driver_killed_after_data_before_record(
+    unbroken: tuple[ToyRun, dict[str, str], str], tmp_path: Path, commits: int
+) -> None:
+    run = in_store_beside(unbroken[0], tmp_path)
+    store = f"store={run.store.root}"
+    code, output = run.finish(store, environment={"ACCLIMATE_KILL_AT": f"after_data_before_record:{commits}"})
+    assert code == -signal.SIGKILL, output
+    code, output = run.finish(store)
+    assert code == 0, output
+    assert output.count("reused") == commits - 1
+    assert run.digests(*TRAINED) == unbroken[1]
+
+
+def test_driver_killed_in_the_middle_of_training(unbroken: tuple[ToyRun, dict[str, str], str], tmp_path: Path) -> None:
+    run = in_store_beside(unbroken[0], tmp_path)
+    store = f"store={run.store.root}"
+    process = run.start(store)
+    run.wait_for_step(2)
+    children = psutil.Process(process.pid).children(recursive=True)
+    process.kill()
+    process.communicate()
+    _, alive = psutil.wait_procs(children, timeout=60)  # Ray ends its processes when its driver is gone
+    assert not alive
+    code, output = run.finish(store)
+    assert code == 0, output
+    assert "resuming" in output
+    assert run.digests(*TRAINED) == unbroken[1]
+
+
+def test_ranks_killed_again_and_again(unbroken: tuple[ToyRun, dict[str, str], str], tmp_path: Path) -> None:
+    """Both ranks die after the third optimizer step of each of their lives: twice in six steps of CPT, once in SFT's three."""
+    run = in_store_beside(unbroken[0], tmp_path)
+    kill = {"ACCLIMATE_KILL_AT": "after_optimizer_step_before_checkpoint:3"}
+    code, output = run.finish(f"store={run.store.root}", environment=kill)
+    assert code == 0, output
+    assert run.digests(*TRAINED) == unbroken[1]
+
+
+def test_one_rank_killed_by_the_system(unbroken: tuple[ToyRun, dict[str, str], str], tmp_path: Path) -> None:
+    run = in_store_beside(unbroken[0], tmp_path)
+    process = run.start(f"store={run.store.root}")
+    run.wait_for_step(2)
+    for child in psutil.Process(process.pid).children(recursive=True):
+        if "RayTrainWorker" in " ".join(child.cmdline()):
+            os.kill(child.pid, signal.SIGKILL)
+            break
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    assert run.digests(*TRAINED) == unbroken[1]
+
+
+def test_a_stop_checkpoints_and_the_same_command_goes_on(
+    unbroken: tuple[ToyRun, dict[str, str], str], tmp_path: Path
+) -> None:
+    run = in_store_beside(unbroken[0], tmp_path)
+    store = f"store={run.store.root}"
+    process = run.start(store, "stages.cpt.checkpoints.every_steps=1")
+    run.wait_for_step(1)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=120)
+    if process.returncode == 0:
+        pytest.fail(f"the run ended before it heard the stop: {output}")
+    assert process.returncode == 130, output
+    assert "the same command goes on from there" in output
+    assert list_runs(run.store)[-1]["status"] == "cancelled"
+    code, output = run.finish(store)
+    assert code == 0, output
+    assert run.digests(*TRAINED) == unbroken[1]
