@@ -18,15 +18,6 @@ from tests.world.tiny_model import SENTENCES, write_tiny_model
 
 pytestmark = pytest.mark.cluster
 
-CORPUS = CorpusStage.model_validate(
-    {
-        "stage": "corpus",
-        "sources": {"talks": {"path": "talks.jsonl", "format": "jsonl", "licence": "CC0-1.0"}},
-        "cleaning": {"minimum_characters": 0},
-        "heldout_fraction": 1.0,
-        "partitions": 2,
-    }
-)
 STAGE = {
     "stage": "evaluate",
     "models": ["before", "after"],
@@ -39,6 +30,19 @@ STAGE = {
 }
 
 
+def corpus_stage(path: Path) -> CorpusStage:
+    """Everything held out."""
+    return CorpusStage.model_validate(
+        {
+            "stage": "corpus",
+            "sources": {"talks": {"path": str(path), "format": "jsonl", "licence": "CC0-1.0"}},
+            "cleaning": {"minimum_characters": 0},
+            "heldout_fraction": 1.0,
+            "partitions": 2,
+        }
+    )
+
+
 def talk(number: int) -> str:
     messages = [
         {"role": "user", "content": SENTENCES[number]},
@@ -47,8 +51,7 @@ def talk(number: int) -> str:
     return json.dumps({"messages": messages})
 
 
-def test_two_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.chdir(tmp_path)
+def test_two_models(tmp_path: Path):
     (tmp_path / "talks.jsonl").write_text("\n".join(talk(number) for number in range(6)))
     models = {name: write_tiny_model(tmp_path / name, seed=seed) for seed, name in enumerate(["before", "after"])}
     for path in models.values():
@@ -58,7 +61,7 @@ def test_two_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     corpora = {"corpus": Store(str(tmp_path / "corpus"))}
     seen: list[tuple[int, int]] = []
     with connect(Cluster(logical_cpus=2)):
-        build_corpus(CORPUS, corpora["corpus"], lambda label, done, total: None)
+        build_corpus(corpus_stage(tmp_path / "talks.jsonl"), corpora["corpus"], lambda label, done, total: None)
         result = evaluate(
             stage, stores, corpora, Store(str(tmp_path / "out")), lambda label, *counts: seen.append(counts)
         )
