@@ -100,7 +100,8 @@ def _run_tasks(stage: EvaluateStage, tasks: dict[str, ScorerTask], progress: Pro
     done = 0
     progress("scoring", done, total)
     while names:
-        (generator, *_), _ = ray.wait(list(names), num_returns=1)
+        ready, _ = ray.wait(list(names), num_returns=1)
+        generator: Any = ready[0]
         name = names[generator]
         try:
             result = ray.get(next(generator))
