@@ -29,7 +29,7 @@ from ray.exceptions import AuthenticationError
 
 from cluster.checkout import CHECKOUT, copy_checkout
 from cluster.preload import preload_environment
-from configs.errors import Unreachable
+from configs.errors import Stopped, Unreachable
 from configs.schema.run import Cluster
 
 LOCAL_CPUS = 4
@@ -100,6 +100,7 @@ def _local(logical_cpus: int) -> Iterator[Session]:
     directory = Path(tempfile.mkdtemp(prefix="acclimate-", dir="/tmp"))
     # Its only news is that the local Ray asks for a token, which it made itself.
     logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
+    keep_logs = False
     try:
         _initialise(
             address="local",
@@ -110,18 +111,21 @@ def _local(logical_cpus: int) -> Iterator[Session]:
             _temp_dir=str(directory),
         )
         yield Session(ray.get_runtime_context().gcs_address, started_here=True, directory=directory)
-    except BaseException:
-        ray.shutdown()
-        logging.getLogger(__name__).warning("the logs of this run's Ray stay in %s", directory)
+    except Exception as error:
+        keep_logs = not isinstance(error, Stopped)
+        if keep_logs:
+            logging.getLogger(__name__).warning("the logs of this run's Ray stay in %s", directory)
         raise
-    ray.shutdown()
-    shutil.rmtree(directory, ignore_errors=True)  # a worker that is still ending may add a last line to its log
+    finally:
+        ray.shutdown()
+        if not keep_logs:
+            shutil.rmtree(directory, ignore_errors=True)  # a worker that is still ending may add a last line to its log
 
 
 def _initialise(**options: Any) -> None:
     """ray.init, after which a SIGTERM still reaches the caller's handler: Ray replaces it by one that exits at once."""
     handler = signal.getsignal(signal.SIGTERM)
-    ray.init(logging_level=logging.WARNING, **options)
+    ray.init(logging_level=logging.WARNING, log_to_driver=False, **options)
     if callable(handler) and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, handler)
 

@@ -127,7 +127,7 @@ def _execute(loaded: "Loaded", store: "Store", console: Console, yes: bool, only
     waiting = [stage for stage in planned if stage.state is not State.DONE]
     check(loaded.run, waiting, store)
     _ask(loaded, planned, store, console, yes)
-    log = RunLog(store, loaded.run.name, loaded.run.model_dump(mode="json"), os.environ.get("RAY_JOB_ID"))
+    log = RunLog(store, loaded.run.name, loaded.run.model_dump(mode="json"), os.environ.get("ACCLIMATE_JOB_ID"))
     console.print(f"run {log.run_id} · logs: acclimate logs -f {log.run_id}", highlight=False)
     display = Display(console)
     tracker = open_tracker(loaded.run.tracking, store, log.run_id, loaded.run.model_dump(mode="json"))

@@ -88,20 +88,20 @@ def heldout_rows(
     """Tokenises documents and cuts each to `chosen.tokens` tokens.
 
     text: every token after the first weighs 1. messages: the assistant's tokens and the end of sequence that closes its
-    turn, as in training (jobs.corpus.template). A conversation whose answers all lie behind the cut weighs nothing and
-    scores nothing; the counts of the set show it.
+    turn, as in training (jobs.corpus.template).
 
     Args:
         ends: tokens that end an answer (jobs.corpus.template.end_token_ids).
 
     Raises:
-        EvaluationError: a conversation the template cannot render, or no token to score in the whole set.
+        EvaluationError: a conversation the template cannot render, or documents with no token to score within the cut.
     """
     rows = [_row(document, chosen, tokenizer, ends) for document in documents]
-    if not any(row.bytes for row in rows):
+    lost = sum(not row.bytes for row in rows)
+    if lost:
         raise EvaluationError(
-            f"no token of {len(rows)} documents of {chosen.corpus} is left to score within `tokens: {chosen.tokens}`. Prompts "
-            "count too: raise `tokens` of the set."
+            f"{lost} of {len(rows)} documents of {chosen.corpus} have no token left to score within `tokens: {chosen.tokens}`. "
+            "Prompts count too: raise `tokens` of the set."
         )
     return rows
 

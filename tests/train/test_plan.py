@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
-from configs.schema.training import TrainStage
 from hypothesis import given
 from hypothesis import strategies as st
+
+from configs.schema.training import TrainStage
 from jobs.train.plan import RowTable, epoch_order, plan_step, rows_of_step, total_steps
 
 
