@@ -85,7 +85,12 @@ def build_corpus(stage: CorpusStage, output: Store, progress: Progress) -> Corpu
     """
     inputs = find_inputs(stage, Path.cwd())
     reports = run_partitions(
-        _read_units(stage, inputs), _reader(stage), _writer(stage, output), stage.partitions, "corpus", progress
+        _read_units(stage, inputs),
+        partition_reader(stage),
+        partition_writer(stage, output),
+        stage.partitions,
+        "corpus",
+        progress,
     )
     splits = add_counts(reports, "documents")
     counts = add_counts(reports, "counts")
@@ -131,7 +136,9 @@ def _read_units(stage: CorpusStage, inputs: list[InputFile]) -> list[dict[str, A
     return units
 
 
-def _reader(stage: CorpusStage) -> Read:
+def partition_reader(stage: CorpusStage) -> Read:
+    """Reads the candidates of one unit (`_read_units`)."""
+
     def read(unit: dict[str, Any]) -> Iterator[pa.Table]:
         source = stage.sources[unit["source"]]
         columns = {
@@ -196,7 +203,9 @@ def _candidate(row: Raw | Rejected, partitions: int) -> dict[str, Any]:
     }
 
 
-def _writer(stage: CorpusStage, output: Store) -> Write:
+def partition_writer(stage: CorpusStage, output: Store) -> Write:
+    """Writes the files of one partition from its candidates, in whatever order they arrive."""
+
     def write(partition: int, candidates: pa.Table) -> Report:
         is_document = pc.field("reason").is_null()
         deduplicated = drop_duplicates(candidates.filter(is_document))

@@ -93,8 +93,10 @@ def build_shards(stage: ShardsStage, corpus: Store, model: Store, output: Store,
     end_id = _document_end(stage, tokenizer)
 
     units = [{"name": name, **file} for name, file in manifest["files"].items() if name.startswith(SPLITS)]
-    write = _writer(stage, output, files, ends, end_id)
-    reports = run_partitions(units, _reader(stage, corpus), write, stage.shards, f"shards ({stage.rows})", progress)
+    write = partition_writer(stage, output, files, ends, end_id)
+    reports = run_partitions(
+        units, partition_reader(stage, corpus), write, stage.shards, f"shards ({stage.rows})", progress
+    )
     counts = add_counts(reports, "counts")
     summary = ShardsSummary(
         context=stage.context,
@@ -112,7 +114,9 @@ def build_shards(stage: ShardsStage, corpus: Store, model: Store, output: Store,
     return summary
 
 
-def _reader(stage: ShardsStage, corpus: Store) -> Read:
+def partition_reader(stage: ShardsStage, corpus: Store) -> Read:
+    """Reads one corpus file and gives every document its shard."""
+
     def read(unit: dict[str, Any]) -> Iterator[pa.Table]:
         documents = read_table(corpus, unit["name"], unit["sha256"], READ_COLUMNS)
         if stage.rows == "messages":
@@ -128,7 +132,11 @@ def _reader(stage: ShardsStage, corpus: Store) -> Read:
     return read
 
 
-def _writer(stage: ShardsStage, output: Store, files: TokenizerFiles, ends: frozenset[int], end_id: int) -> Write:
+def partition_writer(
+    stage: ShardsStage, output: Store, files: TokenizerFiles, ends: frozenset[int], end_id: int
+) -> Write:
+    """Tokenises, packs and writes one shard from its documents, in whatever order they arrive."""
+
     def write(shard: int, documents: pa.Table) -> Report:
         tokenizer = load_tokenizer(files)
         report: Report = {"files": {}, "index": {}, "documents": {}, "counts": {"documents": documents.num_rows}}
