@@ -101,6 +101,11 @@ class Store:
         with self._explained():
             return cast(bytes, self.fs.cat_file(self.path(*parts), **options))
 
+    def read_range(self, start: int, length: int, *parts: str) -> bytes:
+        """`length` bytes from `start`, fewer where the file ends before. Raises FileNotFoundError."""
+        with self._explained():
+            return cast(bytes, self.fs.cat_file(self.path(*parts), start=start, end=start + length))
+
     def read_json(self, *parts: str) -> Any:
         """Raises FileNotFoundError."""
         return json.loads(self.read(*parts))
@@ -129,7 +134,7 @@ class Store:
         """All files below, sorted by name relative to `parts`; empty where nothing is."""
         top = self.path(*parts)
         with self._explained():
-            found = self.fs.find(top, detail=True)
+            found = cast(dict[str, dict[str, Any]], self.fs.find(top, detail=True))
         prefix = len(_strip_scheme(top)) + 1
         # Other programs (pyarrow, the AWS console) put empty objects named "directory/" for directories.
         infos = [FileInfo(name[prefix:], int(info["size"])) for name, info in found.items() if not name.endswith("/")]

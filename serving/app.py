@@ -19,7 +19,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import psutil
 import ray
@@ -124,8 +124,9 @@ def llm_config(content: ModelContent, name: str, options: Serving) -> LLMConfig:
         engine["tensor_parallel_size"] = options.gpus_per_replica
     return LLMConfig(
         model_loading_config={"model_id": name, "model_source": content.root.replace("s3://", "/s3/")},
-        callback_config={"callback_class": MirrorBeforeEngine, "callback_kwargs": {"content": content}},
-        accelerator_config={"kind": options.device},
+        # Ray's models build the nested configs from dicts; their annotations do not say so.
+        callback_config=cast(Any, {"callback_class": MirrorBeforeEngine, "callback_kwargs": {"content": content}}),
+        accelerator_config=cast(Any, {"kind": options.device}),
         engine_kwargs=engine,
         deployment_config={
             "logging_config": {"log_level": "WARNING"},

@@ -10,6 +10,7 @@ MIN_KEY_CHARACTERS.
 import hashlib
 import hmac
 import os
+from typing import cast
 
 from fastapi.middleware.cors import CORSMiddleware
 from ray import serve
@@ -81,7 +82,8 @@ def openai_application(config: LLMConfig, key_digest: str | None) -> Application
     ingress = make_fastapi_ingress(OpenAiIngress, app=app)
     name = config.model_id
     options = {**OpenAiIngress.get_deployment_options([config]), "logging_config": {"log_level": "WARNING"}}
-    return serve.deployment(ingress, **options).bind(
+    deployment = cast(serve.Deployment, serve.deployment(ingress, **options))
+    return deployment.bind(
         llm_deployments={name: build_llm_deployment(config)},
         model_cards={name: to_model_metadata(name, config)},
         lora_paths={},

@@ -29,7 +29,8 @@ def require_free_port(host: str, port: int) -> None:
 
 def _listener(port: int) -> str:
     for connection in psutil.net_connections("tcp"):
-        if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port and connection.pid is not None:
+        listens_there = connection.status == psutil.CONN_LISTEN and tuple(connection.laddr)[1:2] == (port,)
+        if listens_there and connection.pid is not None:
             process = psutil.Process(connection.pid)
             return f"process {process.pid} ({' '.join(process.cmdline())[:80]})"
     return "a process of another user"

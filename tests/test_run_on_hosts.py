@@ -62,17 +62,20 @@ def on_one_host(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> T
 
 @pytest.fixture(scope="module")
 def world(on_one_host: ToyRun, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    with SeparatedHosts(3, tmp_path_factory.mktemp("hosts")) as hosts:
-        with s3_server(hosts.gateway_address) as s3, pytest.MonkeyPatch.context() as environment:
-            for name, value in s3.environment().items():
-                environment.setenv(name, value)
-            bucket = s3.new_bucket()
-            inputs = Store(f"s3://{bucket}/inputs")
-            inputs.put(on_one_host.config.parent / "documents.jsonl", "documents.jsonl")
-            for file in sorted(tiny_model.iterdir()):
-                inputs.put(file, f"model/{file.name}")
-            hosts.start_ray({**s3.environment(), **QUICK_HEALTH_CHECKS})
-            yield World(hosts, bucket)
+    with (
+        SeparatedHosts(3, tmp_path_factory.mktemp("hosts")) as hosts,
+        s3_server(hosts.gateway_address) as s3,
+        pytest.MonkeyPatch.context() as environment,
+    ):
+        for name, value in s3.environment().items():
+            environment.setenv(name, value)
+        bucket = s3.new_bucket()
+        inputs = Store(f"s3://{bucket}/inputs")
+        inputs.put(on_one_host.config.parent / "documents.jsonl", "documents.jsonl")
+        for file in sorted(tiny_model.iterdir()):
+            inputs.put(file, f"model/{file.name}")
+        hosts.start_ray({**s3.environment(), **QUICK_HEALTH_CHECKS})
+        yield World(hosts, bucket)
 
 
 def outputs(store: Store) -> dict[str, bytes]:

@@ -17,7 +17,7 @@ class Source(Node):
     )
     licence: str = Field(description="SPDX expression, or LicenseRef-... for terms without an SPDX id.")
     confidentiality: Literal["public", "internal", "restricted"] = "internal"
-    limit_documents: PositiveInt | None = Field(None, description="Keep the first N documents in file order.")
+    limit_documents: PositiveInt | None = Field(default=None, description="Keep the first N documents in file order.")
 
 
 class Cleaning(Node):
@@ -25,7 +25,9 @@ class Cleaning(Node):
 
     unicode: Literal["nfc", "none"] = "nfc"
     collapse_whitespace: bool = True
-    minimum_characters: int = Field(200, ge=0, description="Shorter documents go to quarantine with the reason.")
+    minimum_characters: int = Field(
+        default=200, ge=0, description="Shorter documents go to quarantine with the reason."
+    )
 
 
 class CorpusStage(Node):
@@ -40,7 +42,9 @@ class CorpusStage(Node):
     cleaning: Cleaning = Cleaning()
     heldout_fraction: Fraction = 0.02
     split_seed: int = 0
-    partitions: PositiveInt = Field(8, description="Number of output files; a document's file is hash(id) mod this.")
+    partitions: PositiveInt = Field(
+        default=8, description="Number of output files; a document's file is hash(id) mod this."
+    )
 
 
 class ShardsStage(Node):
@@ -52,9 +56,13 @@ class ShardsStage(Node):
     rows: Literal["text", "messages"] = Field(
         description="text: full documents, every token weighs 1; messages: conversations through the chat template."
     )
-    train_on: Literal["assistant", "all"] = Field("assistant", description="Which tokens of a conversation weigh 1.")
-    context: int = Field(1024, ge=16, description="Tokens of a packed row.")
-    document_end: str | None = Field(
-        None, description="Token that closes a document when `rows: text`; default: the tokenizer's EOS."
+    train_on: Literal["assistant", "all"] = Field(
+        default="assistant", description="Which tokens of a conversation weigh 1."
     )
-    shards: PositiveInt = Field(8, description="Number of output shards; a document's shard is hash(id) mod this.")
+    context: int = Field(default=1024, ge=16, description="Tokens of a packed row.")
+    document_end: str | None = Field(
+        default=None, description="Token that closes a document when `rows: text`; default: the tokenizer's EOS."
+    )
+    shards: PositiveInt = Field(
+        default=8, description="Number of output shards; a document's shard is hash(id) mod this."
+    )

@@ -13,10 +13,10 @@ class HeldoutSet(Node):
 
     corpus: StageName
     rows: Literal["text", "messages"] = Field(
-        "text", description="text: loss of every token; messages: loss of the assistant's tokens."
+        default="text", description="text: loss of every token; messages: loss of the assistant's tokens."
     )
     documents: PositiveInt = 40
-    tokens: PositiveInt = Field(256, description="Weighted and unweighted tokens kept of each document.")
+    tokens: PositiveInt = Field(default=256, description="Weighted and unweighted tokens kept of each document.")
 
 
 class Answers(Node):

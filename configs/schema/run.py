@@ -19,9 +19,11 @@ class ModelStage(Node):
     stage: Literal["model"]
     source: str = Field(description="A local directory, s3://..., artifact:KEY, or hf:ORG/NAME@COMMIT.")
     chat_template: str | None = Field(
-        None, description="`instruction`, a path to a Jinja file, or null to keep the model's own."
+        default=None, description="`instruction`, a path to a Jinja file, or null to keep the model's own."
     )
-    licence: str = Field("LicenseRef-unknown", description="SPDX expression of the model's licence; goes into lineage.")
+    licence: str = Field(
+        default="LicenseRef-unknown", description="SPDX expression of the model's licence; goes into lineage."
+    )
     trust_remote_code: bool = False
 
 
@@ -34,10 +36,10 @@ class Cluster(Node):
     """Which Ray runs the stages."""
 
     address: str = Field(
-        "local", description="local: start Ray here; auto: the cluster this host belongs to; HOST:PORT."
+        default="local", description="local: start Ray here; auto: the cluster this host belongs to; HOST:PORT."
     )
     logical_cpus: PositiveInt | None = Field(
-        None, description="CPUs a local Ray offers; default: the cores of the machine, at least 4."
+        default=None, description="CPUs a local Ray offers; default: the cores of the machine, at least 4."
     )
 
 
@@ -46,7 +48,7 @@ class Run(Node):
 
     name: StageName
     seed: int = 0
-    store: str = Field("artifacts", description="Artifact root: a directory or s3://bucket/prefix.")
+    store: str = Field(default="artifacts", description="Artifact root: a directory or s3://bucket/prefix.")
     cluster: Cluster = recorded_only(Cluster())
     tracking: Literal["tensorboard", "wandb", "none"] = recorded_only("tensorboard")
     stages: dict[StageName, Stage] = Field(min_length=1)
@@ -75,7 +77,10 @@ class Run(Node):
 MODEL_KINDS = ("model", "cpt", "sft")
 
 
-def stage_inputs(stage: Stage) -> list[tuple[str, tuple[str, ...], str]]:
+Input = tuple[str, tuple[str, ...], str]
+
+
+def stage_inputs(stage: Stage) -> list[Input]:
     """The inputs of a stage as (config key, kinds that fit, name of the stage or artifact), in a fixed order."""
     match stage:
         case ModelStage():
@@ -89,9 +94,11 @@ def stage_inputs(stage: Stage) -> list[tuple[str, tuple[str, ...], str]]:
         case TrainStage():
             return [("model", MODEL_KINDS, stage.model), ("shards", ("shards",), stage.shards)]
         case EvaluateStage():
-            models = [(f"models.{index}", MODEL_KINDS, name) for index, name in enumerate(stage.models)]
-            sets = [(f"sets.{name}.corpus", ("corpus",), chosen.corpus) for name, chosen in stage.sets.items()]
-            answers = [("answers.corpus", ("corpus",), stage.answers.corpus)] if stage.answers else []
+            models: list[Input] = [(f"models.{index}", MODEL_KINDS, name) for index, name in enumerate(stage.models)]
+            sets: list[Input] = [
+                (f"sets.{name}.corpus", ("corpus",), chosen.corpus) for name, chosen in stage.sets.items()
+            ]
+            answers: list[Input] = [("answers.corpus", ("corpus",), stage.answers.corpus)] if stage.answers else []
             return models + sets + answers
         case ReportStage():
             return [("evaluation", ("evaluate",), stage.evaluation)]

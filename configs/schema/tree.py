@@ -7,7 +7,7 @@ of the artifact's key, so that a run can be resumed on other hardware.
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 
 class Node(BaseModel):
@@ -16,7 +16,7 @@ class Node(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-RECORDED_ONLY = {"recorded_only": True}
+RECORDED_ONLY: dict[str, JsonValue] = {"recorded_only": True}
 
 
 def recorded_only(default: Any, **kwargs: Any) -> Any:

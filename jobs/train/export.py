@@ -11,6 +11,7 @@ import re
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -44,7 +45,7 @@ def export_model(sharded: ShardedModel, stored: Mapping[str, StoredTensor], sour
                     for name in names:
                         whole = _gather(sharded, sharded.rows[name], stored[name].dtype)
                         assert whole is not None
-                        opened.write(memoryview(whole.view(torch.uint8).numpy().reshape(-1)))
+                        opened.write(cast(Any, whole.view(torch.uint8).numpy().reshape(-1)))
                 output.put(local, file)
         else:
             for name in names:

@@ -188,7 +188,8 @@ class Learner:
             )
         norm = math.sqrt(square)
         if norm > optimizer.settings.clip_norm:
-            torch._foreach_mul_(list(gradients.values()), optimizer.settings.clip_norm / norm)
+            for gradient in gradients.values():
+                gradient.mul_(optimizer.settings.clip_norm / norm)
         optimizer.step(self._values(), gradients, learning_rate)
         self.zero_gradients()
         return StepMetrics(loss=loss_sum / weight, weight=weight, gradient_norm=norm, stop=stopping > 0)

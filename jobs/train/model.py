@@ -131,12 +131,14 @@ def allocate(module: PackedCausalLM, device: torch.device) -> None:
         for buffer in buffers.values():
             buffer.fill_(torch.nan)  # whatever transformers leaves out shows, instead of what the memory held before
         for parameter in part.parameters(recurse=False):
-            parameter._is_hf_initialized = True  # transformers' mark for "leave it alone": only buffers are meant here
+            parameter._is_hf_initialized = True  # pyright: ignore[reportAttributeAccessIssue] - transformers' mark for "leave it alone": only buffers are meant here
         with torch.no_grad():
             module.model._init_weights(part)
         unset = [name for name, buffer in buffers.items() if buffer.isnan().any()]
         if unset:
-            raise UnsupportedModel(f"{type(part).__name__}: transformers does not say how to compute {', '.join(unset)}")
+            raise UnsupportedModel(
+                f"{type(part).__name__}: transformers does not say how to compute {', '.join(unset)}"
+            )
 
 
 def _all_parameters(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import ray
 import ray.train
@@ -64,7 +64,7 @@ class HubState:
         return self._ending
 
 
-Hub: Any = ray.remote(num_cpus=0, max_concurrency=4)(HubState)
+Hub: Any = cast(Any, ray.remote)(num_cpus=0, max_concurrency=4)(HubState)
 """The actor; it needs no CPU of its own."""
 
 

@@ -149,7 +149,7 @@ def _read_header(store: Store, file: str, file_size: int) -> dict[str, StoredTen
 
 
 def _read_range(store: Store, file: str, start: int, length: int) -> bytearray:
-    data = bytearray(store.fs.cat_file(store.path(file), start=start, end=start + length))
+    data = bytearray(store.read_range(start, length, file))
     if len(data) != length:
         raise WeightsError(f"{store.path(file)} ends {length - len(data)} bytes too early; fetch it again")
     return data

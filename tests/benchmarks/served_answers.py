@@ -33,7 +33,9 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=50)
     parser.add_argument("--port", type=int, default=8123)
     arguments = parser.parse_args()
-    heldout = read_corpus_split(find_named(open_store(str(CHECKOUT / "artifacts")), arguments.corpus).content, "heldout")
+    heldout = read_corpus_split(
+        find_named(open_store(str(CHECKOUT / "artifacts")), arguments.corpus).content, "heldout"
+    )
     conversations = [json.loads(text) for text in heldout.column("messages").to_pylist() if text][: arguments.prompts]
     server = subprocess.Popen(
         [sys.executable, "-m", "jobs.cli", "serve", arguments.model, "--port", str(arguments.port)], cwd=CHECKOUT

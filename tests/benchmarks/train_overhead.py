@@ -164,7 +164,10 @@ def compare(arguments: argparse.Namespace) -> None:
     try:
         for number in range(WARM_UP_STEPS):
             first = {side: one_step(process) for side, process in sides.items()}
-            print(f"warm-up {number}: " + ", ".join(f"{side} {result['loss']:.5f}" for side, result in first.items()), flush=True)
+            print(
+                f"warm-up {number}: " + ", ".join(f"{side} {result['loss']:.5f}" for side, result in first.items()),
+                flush=True,
+            )
             difference = abs(first["learner"]["loss"] - first["bare"]["loss"])
             assert difference < 2e-2, f"the two sides do not compute the same: {first}"
         tokens = sum(len(batch.input_ids_T) for batch in micro_batches(arguments))

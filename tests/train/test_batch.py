@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 import torch
 from hypothesis import given
@@ -35,7 +37,7 @@ def test_every_weighted_token_is_predicted_once_from_its_own_segment(
     batch = pack_rows(rows)
     bounds = batch.cu_seqlens_S1.tolist()
     predicted = []
-    for start, stop in zip(bounds, bounds[1:], strict=False):
+    for start, stop in itertools.pairwise(bounds):
         assert batch.positions_T[start:stop].tolist() == list(range(stop - start))
         assert batch.weights_T[stop - 1] == 0
         for position in range(start, stop - 1):

@@ -47,7 +47,9 @@ def test_killed_and_resumed_is_bit_equal(
     tmp_path: Path, tiny_model: Path, unbroken: tuple[str, list[dict[str, float]]], kill_at: str
 ) -> None:
     store = Store(str(tmp_path))
-    killed = run_ranks(2, train_toy, toy_job(store, tiny_model, toy_stage()), environment={"ACCLIMATE_KILL_AT": kill_at})
+    killed = run_ranks(
+        2, train_toy, toy_job(store, tiny_model, toy_stage()), environment={"ACCLIMATE_KILL_AT": kill_at}
+    )
     assert -9 in killed
     job = toy_job(store, tiny_model, toy_stage(), attempt=2)
     assert run_ranks(2, train_toy, job) == [0, 0]

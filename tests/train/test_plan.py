@@ -12,7 +12,9 @@ from jobs.train.plan import RowTable, epoch_order, plan_step, rows_of_step, tota
 def table(tokens: list[int], shards: int = 3) -> RowTable:
     count = len(tokens)
     shard = np.arange(count, dtype=np.int64) % shards
-    return RowTable(np.sort(shard), np.arange(count, dtype=np.int64), np.array(tokens), np.array(tokens, dtype=np.float64) - 1)
+    return RowTable(
+        np.sort(shard), np.arange(count, dtype=np.int64), np.array(tokens), np.array(tokens, dtype=np.float64) - 1
+    )
 
 
 rows = st.lists(st.integers(1, 64), min_size=1, max_size=60)
@@ -61,7 +63,9 @@ def test_by_hand() -> None:
     assert plan.denominator == 96.0
 
 
-@pytest.mark.parametrize(("steps", "epochs", "expected"), [(7, None, 7), (None, 1.0, 25), (None, 0.5, 13), (None, 3.0, 75)])
+@pytest.mark.parametrize(
+    ("steps", "epochs", "expected"), [(7, None, 7), (None, 1.0, 25), (None, 0.5, 13), (None, 3.0, 75)]
+)
 def test_total_steps(steps: int | None, epochs: float | None, expected: int) -> None:
     stage = TrainStage(stage="cpt", model="m", shards="s", steps=steps, epochs=epochs, batch_tokens=4096)
     assert total_steps(stage, row_count=100, context=1024) == expected
