@@ -19,6 +19,7 @@ from torch import Tensor
 
 from cluster.storage import Store
 from jobs.train.fsdp import LocalRows, ShardedModel
+from jobs.train.one_rank import WholeModel, WholeRows
 from jobs.train.weights import DTYPES, StoredTensor
 
 FILE_BYTES = 4 << 30
@@ -33,7 +34,7 @@ COMPANIONS = re.compile(
 TYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
-def export_model(sharded: ShardedModel, stored: Mapping[str, StoredTensor], source: Store, output: Store) -> None:
+def export_model(sharded: ShardedModel | WholeModel, stored: Mapping[str, StoredTensor], source: Store, output: Store) -> None:
     """Writes weights in the types they were `stored` in, and copies the companions of `source`; all ranks call it."""
     files = plan_files({name: (rows.full_shape, stored[name].dtype) for name, rows in sharded.rows.items()})
     for file, names in files.items():
@@ -81,7 +82,7 @@ def _writes() -> bool:
     return dist.get_rank() == 0
 
 
-def _gather(sharded: ShardedModel, rows: LocalRows, dtype: torch.dtype) -> Tensor | None:
+def _gather(sharded: ShardedModel | WholeModel, rows: LocalRows | WholeRows, dtype: torch.dtype) -> Tensor | None:
     """The whole tensor on rank 0, on the CPU; None elsewhere. Only the replica of rank 0 takes part."""
     shard_mesh = sharded.mesh["shard"]
     if sharded.mesh["replicate"].get_local_rank() != 0:
@@ -116,7 +117,7 @@ def _header(tensors: Mapping[str, tuple[tuple[int, ...], torch.dtype]]) -> bytes
 
 
 def _index(
-    files: Mapping[str, list[str]], sharded: ShardedModel, stored: Mapping[str, StoredTensor]
+    files: Mapping[str, list[str]], sharded: ShardedModel | WholeModel, stored: Mapping[str, StoredTensor]
 ) -> dict[str, object]:
     total = sum(math.prod(rows.full_shape) * stored[name].dtype.itemsize for name, rows in sharded.rows.items())
     return {

@@ -16,7 +16,8 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
-from jobs.train.model import PackedCausalLM
+from jobs.train.model import PackedCausalLM, allocate
+from jobs.train.one_rank import WholeModel
 
 Precision = Literal["bf16", "fp32"]
 COMPUTE_TYPES: dict[Precision, torch.dtype] = {"bf16": torch.bfloat16, "fp32": torch.float32}
@@ -90,15 +91,28 @@ class ShardedModel:
         root.set_requires_gradient_sync(last)
         root.set_reshard_after_backward(last or not self.keep_gathered)
 
-    def release_gathered(self) -> None:
-        """Drops gathered copies, which would be stale once the rows change."""
+    def allocate(self, device: torch.device) -> None:
+        """Memory for this rank's rows."""
+        allocate(self.module, device)
+
+    def before_forward(self) -> None:
+        """FSDP gathers by itself."""
+
+    def forget_gradients(self) -> None:
+        for rows in self.rows.values():
+            rows.parameter.grad = None
+
+    def rows_changed(self) -> None:
+        """Must follow a write to `values` outside the optimizer's step: drops gathered copies, which are stale then."""
         for module in self.module.modules():
             if isinstance(module, FSDPModule):
                 module.reshard()
 
 
-def shard_model(module: PackedCausalLM, mesh: DeviceMesh, precision: Precision) -> ShardedModel:
-    """Cuts a model on the meta device into groups and rows; nothing is allocated yet."""
+def shard_model(module: PackedCausalLM, mesh: DeviceMesh, precision: Precision) -> ShardedModel | WholeModel:
+    """Cuts a model on the meta device into groups and rows, unless one rank has it whole; nothing is allocated yet."""
+    if mesh.size() == 1:
+        return WholeModel(module, mesh, COMPUTE_TYPES[precision])
     assert mesh["context"].size() == 1, f"context parallelism is not implemented, the mesh has {mesh['context'].size()}"
     compute_type = COMPUTE_TYPES[precision]
     full_shapes = {name: tuple(parameter.shape) for name, parameter in module.named_parameters()}

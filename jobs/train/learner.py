@@ -22,8 +22,9 @@ from configs.schema.training import Optimizer
 from jobs.train.batch import PackedBatch
 from jobs.train.export import export_model
 from jobs.train.fsdp import COMPUTE_TYPES, Precision, ShardedModel, device_of, shard_model
-from jobs.train.model import allocate, build_on_meta, read_config
+from jobs.train.model import build_on_meta, read_config
 from jobs.train.objectives.lm import next_token_loss
+from jobs.train.one_rank import WholeModel
 from jobs.train.optimizer import AdamW
 from jobs.train.weights import check_tensors, list_tensors, read_rows
 
@@ -113,10 +114,12 @@ class Learner:
         ignorable = ALWAYS_IGNORABLE if module.lm_head is not None else (*ALWAYS_IGNORABLE, r"^lm_head\.weight$")
         check_tensors(wanted, self.stored, ignorable, spec.model.root)
         if spec.optimizer is None:
-            module.to(COMPUTE_TYPES[spec.precision]).requires_grad_(False)
+            module.requires_grad_(False)
+            for parameter in module.parameters():  # not the buffers: rotary angles need fp32
+                parameter.data = parameter.data.to(COMPUTE_TYPES[spec.precision])
         if spec.activation_checkpointing:
             module.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        self.sharded: ShardedModel = shard_model(module.train(), mesh, spec.precision)
+        self.sharded: ShardedModel | WholeModel = shard_model(module.train(), mesh, spec.precision)
         self._moments: AdamW | None = None
 
     @property
@@ -129,13 +132,14 @@ class Learner:
 
     def load(self) -> None:
         """Allocates this rank's rows and reads them, and only them, from the model directory."""
-        allocate(self.sharded.module, self.device)
+        self.sharded.allocate(self.device)
         for name, rows in self.sharded.rows.items():
             read_rows(self.spec.model, self.stored[name], rows.first_row, rows.values)
 
     @torch.no_grad()
     def forward(self, batch: PackedBatch, temperature: float = 1.0) -> TokenLogprobs:
         """Log-probabilities of the batch's weighted targets, without gradient."""
+        self.sharded.before_forward()
         return TokenLogprobs(self.sharded.module(batch.to(self.device), temperature))
 
     def forward_backward(self, micro_batches: Sequence[PackedBatch], denominator: float) -> LossSums:
@@ -148,6 +152,7 @@ class Learner:
         assert micro_batches, "every rank needs a micro-batch; use empty_batch()"
         loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
         weight_sum = torch.zeros_like(loss_sum)
+        self.sharded.before_forward()
         for number, batch in enumerate(micro_batches, start=1):
             batch = batch.to(self.device)
             self.sharded.begin_backward_of(number, len(micro_batches))
@@ -191,13 +196,13 @@ class Learner:
             for gradient in gradients.values():
                 gradient.mul_(optimizer.settings.clip_norm / norm)
         optimizer.step(self._values(), gradients, learning_rate)
+        self.sharded.rows_changed()
         self.zero_gradients()
         return StepMetrics(loss=loss_sum / weight, weight=weight, gradient_norm=norm, stop=stopping > 0)
 
     def zero_gradients(self) -> None:
         """Forgets the gradient of this step."""
-        for rows in self.sharded.rows.values():
-            rows.parameter.grad = None
+        self.sharded.forget_gradients()
 
     def state(self) -> dict[str, Tensor]:
         """This rank's rows of the training state, fp32, as views: param/NAME, exp_avg/NAME, exp_avg_sq/NAME, steps_done.
@@ -230,7 +235,7 @@ class Learner:
         Args:
             read: (name of a tensor of the state, first row, rows) -> those rows. Not called for zero rows.
         """
-        self.sharded.release_gathered()
+        self.sharded.rows_changed()
         spans = self.state_rows()
         for name, values in self.state().items():
             if values.numel():
@@ -240,7 +245,6 @@ class Learner:
 
     def export(self, output: Store) -> None:
         """Writes a model directory as transformers and vLLM read it; raises StorageError or OSError where it cannot."""
-        self.sharded.release_gathered()
         export_model(self.sharded, self.stored, self.spec.model, output)
 
     def _values(self) -> dict[str, Tensor]:

@@ -14,6 +14,7 @@ from jobs.records import PackedRow
 from jobs.train.batch import empty_batch, pack_rows
 from jobs.train.fsdp import Precision, build_mesh
 from jobs.train.learner import Learner, LearnerSpec, NonFiniteLoss
+from jobs.train.one_rank import WholeRows
 from tests.train.ranks import run_ranks
 from tests.train.tiny_models import VOCABULARY, save_tiny_model
 
@@ -48,7 +49,10 @@ def start(
 
 def whole_gradients(learner: Learner) -> dict[str, Tensor]:
     """Every gradient in full, on every rank."""
-    return {name: rows.parameter.grad.full_tensor() for name, rows in learner.sharded.rows.items()}
+    return {
+        name: rows.gradient if isinstance(rows, WholeRows) else rows.parameter.grad.full_tensor()
+        for name, rows in learner.sharded.rows.items()
+    }
 
 
 def reader(state: dict[str, Tensor]) -> Callable[[str, int, int], Tensor]:
