@@ -127,18 +127,23 @@ def check_attempt(directory: Store, attempt: int) -> None:
         raise LeaseLost(f"{directory.root}: attempt {attempt} was taken for dead, attempt {newest} writes now")
 
 
+def require_free(directory: Store) -> LeaseRecord | None:
+    """The newest lease, which nobody holds any more; None where there was none. Raises LeaseHeld naming the holder."""
+    last, now = read_lease(directory), time.time()
+    if last is not None and is_live(last, now):
+        raise LeaseHeld(
+            f"{directory.root} is being written by {last.owner} (attempt {last.attempt}, last sign of life "
+            f"{now - last.renewed_at:.0f} s ago, lease ends in {last.expires_at - now:.0f} s). Wait for it, end it "
+            "with `acclimate stop`, or run again when the lease has ended."
+        )
+    return last
+
+
 def acquire(directory: Store, ttl_s: float = LEASE_S, renew_s: float = RENEW_S) -> Lease:
     """Becomes the one writer of `directory`. Raises LeaseHeld naming the holder."""
     while True:
-        last = read_lease(directory)
-        now = time.time()
-        if last is not None and is_live(last, now):
-            raise LeaseHeld(
-                f"{directory.root} is being written by {last.owner} (attempt {last.attempt}, last sign of life "
-                f"{now - last.renewed_at:.0f} s ago, lease ends in {last.expires_at - now:.0f} s). Wait for it, end it "
-                "with `acclimate stop`, or run again when the lease has ended."
-            )
-        record = _own_record(1 if last is None else last.attempt + 1, now, ttl_s)
+        last = require_free(directory)
+        record = _own_record(1 if last is None else last.attempt + 1, time.time(), ttl_s)
         if directory.create_json(_lease_path(record.attempt), asdict(record)):
             return Lease(directory, record, ttl_s, renew_s)
 

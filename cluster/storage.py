@@ -23,7 +23,7 @@ from typing import Any, BinaryIO, cast
 
 import fsspec
 
-from configs.errors import Unreachable
+from configs.errors import DoesNotFit, Unreachable
 
 CONFLICT_ATTEMPTS = 5
 """S3 answers 409 to a conditional PUT that met another one and asks to try again; botocore does not by itself."""
@@ -260,10 +260,18 @@ def open_store(root: str) -> Store:
 
 
 def check_store(store: Store) -> None:
-    """Writes, reads and removes one small file. Raises StorageError with what to mend."""
+    """Writes, reads and removes one small file. Raises DoesNotFit on a full disk, else StorageError with what to mend."""
     probe = f"probe-{uuid.uuid4().hex}"
     probed = Store(store.root, Patience.PROBE)
-    probed.write(probe, b"acclimate")
+    try:
+        probed.write(probe, b"acclimate")
+    except StorageError as error:
+        if isinstance(error.__cause__, OSError) and error.__cause__.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DoesNotFit(
+                f"{store.root}: {os.strerror(error.__cause__.errno)}. Free some (`df -h {store.root}`; `acclimate gc` shows "
+                "what runs left), or set `store` to another disk or s3://."
+            ) from error
+        raise
     if probed.read(probe) != b"acclimate":
         raise StorageError(f"{store.root}: what was written is not what is read back")
     probed.remove(probe)

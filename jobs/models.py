@@ -68,16 +68,24 @@ def resolve_source(source: str) -> ResolvedModel:
         model = hub_model(source)
         return _resolved(source, model.files, model, lambda files: model.commit)
     if source.startswith("s3://"):
-        store = Store(source.rstrip("/"))
+        store = source_directory(source)
         return _resolved(source, store.files(), store, lambda files: _s3_fingerprint(store, files))
+    store = source_directory(source)
+    return _resolved(source, store.files(), store, lambda files: _local_fingerprint(Path(store.root), files))
+
+
+def source_directory(source: str) -> Store:
+    """Where a source that is no hub's lies. Raises ModelError where there is no such local directory."""
+    assert not source.startswith((ARTIFACT_PREFIX, PREFIX)), source
+    if source.startswith("s3://"):
+        return Store(source.rstrip("/"))
     directory = Path(source).expanduser().absolute()
     if not directory.is_dir():
         raise ModelError(
             f"source: {source}: there is no such directory ({directory}). A source is a directory, s3://BUCKET/PREFIX, "
             "artifact:KEY or hf:ORG/NAME@COMMIT."
         )
-    store = Store(str(directory))
-    return _resolved(source, store.files(), store, lambda files: _local_fingerprint(directory, files))
+    return Store(str(directory))
 
 
 def import_model(stage: ModelStage, resolved: ResolvedModel, output: Store, progress: Progress) -> ModelFacts:
@@ -125,17 +133,29 @@ def _copy(origin: Store | HubModel, files: list[FileInfo], model: Store, progres
 
 
 def _settle_small_files(stage: ModelStage, model: Store, template: str | None) -> None:
+    require_trust(stage, model)
+    if template is not None:
+        _set_template(model, template)
+        check_chat_template(model, template)
+
+
+def require_trust(stage: ModelStage, model: Store) -> None:
+    """Raises ModelError where the model brings code that nobody said to trust."""
     if needs_remote_code(model) and not stage.trust_remote_code:
         raise ModelError(
             f"{stage.source}: this model runs only with Python code that comes with it (`auto_map` in its config). Read "
             "that code; if you trust it, set `trust_remote_code: true` in the model stage."
         )
-    if template is not None:
-        from jobs.corpus.template import check_template, end_token_ids
 
-        _set_template(model, template)
-        tokenizer = load_tokenizer(model)
-        check_template(tokenizer, end_token_ids(model, tokenizer))
+
+def check_chat_template(model: Store, template: str | None) -> None:
+    """Raises TemplateError where `template`, or without one the model's own, cannot be trained with."""
+    from jobs.corpus.template import check_template, end_token_ids
+
+    tokenizer = load_tokenizer(model)
+    if template is not None:
+        tokenizer.chat_template = template
+    check_template(tokenizer, end_token_ids(model, tokenizer))
 
 
 def _resolved(

@@ -1,18 +1,23 @@
 """What can be known before anything expensive starts: what a stage will read, and whether it fits.
 
-`describe` is one line per stage for `acclimate plan`; `check` raises what would fail later.
+`describe` is one line per stage for `acclimate plan`; `check` raises what would fail later:
+
+    writers -> inputs that stand -> shards, byte by byte -> models: files, memory, architecture, chat template -> disk
 """
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
 
+from cluster.artifacts import Artifact, ArtifactNotFound, artifact_directory, find_artifact
+from cluster.lease import require_free
 from cluster.storage import Store
 from configs.errors import DoesNotFit
 from configs.schema.corpus import CorpusStage, ShardsStage
 from configs.schema.evaluation import EvaluateStage, ReportStage
-from configs.schema.run import ARTIFACT_PREFIX, ModelStage, Run
+from configs.schema.run import ModelStage, Run, stage_inputs
 from configs.schema.training import TrainStage
 from jobs.pipeline import PlannedStage
 
@@ -54,20 +59,103 @@ def describe(planned: PlannedStage) -> dict[str, Any]:
 
 
 def check(run: Run, waiting: list[PlannedStage], store: Store) -> None:
-    """Raises DoesNotFit, ModelError, ... for what would fail after minutes of work."""
-    from jobs.model_files import check_model
-    from jobs.models import resolve_source
-
-    trained = [planned for planned in waiting if isinstance(planned.stage, TrainStage)]
+    """Raises LeaseHeld, ArtifactNotFound, ShardError, ModelError, TemplateError or DoesNotFit: what would fail after
+    minutes of work. A model that is still at a hub is looked at when it was fetched.
+    """
     for planned in waiting:
-        stage = planned.stage
-        if isinstance(stage, ModelStage) and not stage.source.startswith(ARTIFACT_PREFIX):
-            origin = resolve_source(stage.source).origin
-            if isinstance(origin, Store):
-                parameters = check_model(origin).parameters
-                if run.cluster.address == "local" and trained:
-                    _check_memory(trained, parameters, origin.read_json("config.json"))
+        require_free(artifact_directory(store, planned.stage.stage, planned.key))
+    _check_parents(waiting, store)
+    _check_shards(waiting, store)
+    _check_models(run, waiting, store)
     _check_disk(waiting, store)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The model files that a stage goes back to, as they lie now."""
+
+    directory: Store
+    template: str | None
+    """The Jinja text that the import will set; None where the model keeps its own."""
+
+
+def _check_parents(waiting: list[PlannedStage], store: Store) -> None:
+    """`eval` computes one stage alone: what it reads must be there."""
+    names = {planned.name for planned in waiting}
+    for planned in waiting:
+        for key, _, name in stage_inputs(planned.stage):
+            if _parent(planned, key, store) is None and name not in names:
+                raise ArtifactNotFound(
+                    f"stages.{planned.name}.{key}: {name} is not computed yet in {store.root} "
+                    f"({planned.parents[key]}). Compute it first: acclimate run CONFIG"
+                )
+
+
+def _check_shards(waiting: list[PlannedStage], store: Store) -> None:
+    from jobs.train.reader import verify_shards
+
+    read = [_parent(planned, "shards", store) for planned in waiting if isinstance(planned.stage, TrainStage)]
+    for shards in {artifact.key: artifact for artifact in read if artifact is not None}.values():
+        verify_shards(shards.content)
+
+
+def _check_models(run: Run, waiting: list[PlannedStage], store: Store) -> None:
+    from jobs.model_files import check_model
+    from jobs.models import check_chat_template, require_trust
+
+    by_name = {planned.name: planned for planned in waiting}
+    for planned in waiting:
+        match planned.stage:
+            case ModelStage() as stage:
+                origin = _source(planned, store)
+                if origin is not None:
+                    check_model(origin.directory)
+                    require_trust(stage, origin.directory)
+                    if origin.template is not None:
+                        check_chat_template(origin.directory, origin.template)
+            case ShardsStage(rows="messages"):
+                origin = _origin(planned, by_name, store)
+                if origin is not None:
+                    check_chat_template(origin.directory, origin.template)
+            case TrainStage() as stage:
+                origin = _origin(planned, by_name, store)
+                if origin is not None:
+                    parameters = check_model(origin.directory).parameters
+                    if run.cluster.address == "local":
+                        _check_memory(planned.name, stage, parameters, origin.directory)
+                    _check_trainable(origin.directory)
+            case _:
+                pass
+
+
+def _origin(planned: PlannedStage, waiting: dict[str, PlannedStage], store: Store) -> Origin | None:
+    """The files behind the `model` of a stage: training changes numbers only. None where they are still at a hub."""
+    finished = _parent(planned, "model", store)
+    if finished is not None:
+        return Origin(finished.content.below("model"), None)
+    [name] = [name for key, _, name in stage_inputs(planned.stage) if key == "model"]
+    before = waiting[name]
+    return _origin(before, waiting, store) if isinstance(before.stage, TrainStage) else _source(before, store)
+
+
+def _source(planned: PlannedStage, store: Store) -> Origin | None:
+    from jobs.model_hub import PREFIX
+    from jobs.models import source_directory, template_text
+
+    stage = planned.stage
+    assert isinstance(stage, ModelStage), planned.name
+    template = None if stage.chat_template is None else template_text(stage.chat_template)
+    if stage.source.startswith(PREFIX):
+        return None
+    artifact = _parent(planned, "source", store) if planned.parents else None
+    directory = source_directory(stage.source) if artifact is None else artifact.content.below("model")
+    return Origin(directory, template)
+
+
+def _parent(planned: PlannedStage, key: str, store: Store) -> Artifact | None:
+    """The finished artifact behind an input of a stage; None where it is not computed yet."""
+    kind, _, parent_key = planned.parents[key].rpartition("-")
+    return find_artifact(store, kind, parent_key)
 
 
 def training_bytes(stage: TrainStage, parameters: int, layers: int, hidden: int) -> int:
@@ -78,19 +166,27 @@ def training_bytes(stage: TrainStage, parameters: int, layers: int, hidden: int)
     return int(state + stage.resources.ranks * per_rank)
 
 
-def _check_memory(trained: list[PlannedStage], parameters: int, config: dict[str, Any]) -> None:
+def _check_memory(name: str, stage: TrainStage, parameters: int, model: Store) -> None:
+    config = model.read_json("config.json")
     free = psutil.virtual_memory().available
-    for planned in trained:
-        stage = planned.stage
-        assert isinstance(stage, TrainStage)
-        needed = training_bytes(stage, parameters, config["num_hidden_layers"], config["hidden_size"])
-        if needed > free and not stage.resources.gpus_per_rank:
-            raise DoesNotFit(
-                f"stages.{planned.name} needs about {needed / 2**30:.1f} GiB of memory for {parameters / 1e6:.0f} M parameters "
-                f"on {stage.resources.ranks} ranks, {free / 2**30:.1f} GiB are free. Lower "
-                f"stages.{planned.name}.micro_batch_tokens (now {stage.micro_batch_tokens}), set activation_checkpointing: "
-                "true, or take a smaller model."
-            )
+    needed = training_bytes(stage, parameters, config["num_hidden_layers"], config["hidden_size"])
+    if needed > free and not stage.resources.gpus_per_rank:
+        raise DoesNotFit(
+            f"stages.{name} needs about {needed / 2**30:.1f} GiB of memory for {parameters / 1e6:.0f} M parameters "
+            f"on {stage.resources.ranks} ranks, {free / 2**30:.1f} GiB are free. Lower stages.{name}.micro_batch_tokens "
+            f"(now {stage.micro_batch_tokens}), set activation_checkpointing: true, or take a smaller model."
+        )
+
+
+def _check_trainable(model: Store) -> None:
+    from jobs.model_files import ModelError
+    from jobs.train.attention import UnsupportedModel
+    from jobs.train.model import build_on_meta, read_config
+
+    try:
+        build_on_meta(read_config(model, trust_remote_code=False), trust_remote_code=False)
+    except UnsupportedModel as error:
+        raise ModelError(f"{model.root} cannot be trained: {error}") from error
 
 
 def _check_disk(waiting: list[PlannedStage], store: Store) -> None:

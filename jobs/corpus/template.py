@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
 from cluster.storage import Store
+from configs.errors import UserError
 from jobs.corpus.raw import Message, RowError
 
 PRESETS = {"instruction": Path(__file__).with_name("instruction.jinja")}
@@ -33,7 +34,7 @@ PROBE: list[Message] = [
 """Two turns: the end of an answer is looked for in the middle and at the end of a conversation."""
 
 
-class TemplateError(ValueError):
+class TemplateError(UserError, ValueError):
     """The chat template cannot be trained with; the message says how to mend it. Exit code 2."""
 
 

@@ -58,20 +58,42 @@ def read_index(shards: Store, split: str) -> RowTable:
 
 def read_shard(shards: Store, split: str, number: int, sha256: str) -> pa.Table:
     """One shard as a table. Raises ShardError where it is missing or damaged."""
-    name = shard_name(number)
+    name = f"{split}/{shard_name(number)}"
     try:
-        data = shards.read(split, name)
+        data = shards.read(name)
     except FileNotFoundError as error:
-        raise ShardError(
-            f"{shards.path(split, name)} is missing; run again with the artifact removed to rebuild it"
-        ) from error
+        raise ShardError(f"{shards.path(name)} is missing. {_how_to_rebuild(shards)}") from error
     found = hashlib.sha256(data).hexdigest()
     if found != sha256:
-        raise ShardError(
-            f"{shards.path(split, name)} is damaged: sha256 {found[:12]}..., its manifest says {sha256[:12]}... "
-            "Remove the artifact's directory and run again to rebuild it."
-        )
+        raise _damaged(shards, name, found, sha256)
     return pq.read_table(io.BytesIO(data))
+
+
+def verify_shards(shards: Store) -> None:
+    """Reads every file that training reads and compares it with the manifest. Raises ShardError naming the first bad one."""
+    files = shards.read_json("manifest.json")["files"]
+    for name, entry in files.items():
+        if not name.startswith("train/"):
+            continue
+        try:
+            with shards.open(name) as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+        except FileNotFoundError:
+            raise ShardError(f"{shards.path(name)} is missing. {_how_to_rebuild(shards)}") from None
+        if found != entry["sha256"]:
+            raise _damaged(shards, name, found, entry["sha256"])
+
+
+def _damaged(shards: Store, name: str, found: str, wanted: str) -> ShardError:
+    return ShardError(
+        f"{shards.path(name)} is damaged: sha256 {found[:12]}..., its manifest says {wanted[:12]}... "
+        f"{_how_to_rebuild(shards)}"
+    )
+
+
+def _how_to_rebuild(shards: Store) -> str:
+    """`shards` is the content of an artifact: .../<kind>-<key>/attempts/<number>."""
+    return f"Remove {shards.root.partition('/attempts/')[0]} and run again to rebuild it."
 
 
 def shard_name(number: int) -> str:
