@@ -4,7 +4,7 @@
       -> reachable(address)          token, answer within seconds
       -> require_same_versions       a probe job on the cluster against our lock
       -> working directory           the checkout (cluster/checkout.py) + the resolved config
-      -> Ray job                     `acclimate run submitted.json` on the head; it resumes like any run
+      -> Ray job                     `acclimate run submitted.json --yes` on the head; it resumes like any run
 
 Nothing secret travels: credentials of the store are the cluster's own. Runtime environments are readable by everyone who
 may list jobs.
@@ -106,7 +106,7 @@ def submit_run(client: JobSubmissionClient, run: Run, root: Path = CHECKOUT) -> 
         there = run.model_copy(update={"cluster": run.cluster.model_copy(update={"address": "auto"})})
         (directory / SUBMITTED_CONFIG).write_text(there.model_dump_json(indent=2))
         return submit_command(
-            client, f"python -m jobs.cli run {SUBMITTED_CONFIG}", run.name, directory, {"store": run.store}
+            client, f"python -m jobs.cli run {SUBMITTED_CONFIG} --yes", run.name, directory, {"store": run.store}
         )
 
 
