@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
-from cluster.storage import Store
+from cluster.storage import StorageError, Store
 
 FLUSH_S = 2.0
 """How stale `logs -f` may be; each flush is one small object."""
@@ -80,7 +80,7 @@ class RunLog:
         while not self._stop.wait(FLUSH_S):
             try:
                 self._flush()
-            except OSError:
+            except StorageError:
                 continue  # a passing fault of the store: the events stay pending and go with the next flush
 
     def _flush(self) -> None:
@@ -104,8 +104,9 @@ def request_stop(store: Store, run_id: str) -> None:
 
 
 def list_runs(store: Store) -> list[dict[str, Any]]:
-    """The status of all runs, oldest first."""
-    statuses = [read_status(store, run_id) for run_id in store.names("runs")]
+    """The status of all runs, oldest first; a run that was killed before it wrote its status never began."""
+    begun = [run_id for run_id in store.names("runs") if store.exists("runs", run_id, "status.json")]
+    statuses = [read_status(store, run_id) for run_id in begun]
     return sorted(statuses, key=lambda status: status["created_at"])
 
 
