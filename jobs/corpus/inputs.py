@@ -3,7 +3,6 @@
 config source (file, directory, glob, s3:// prefix) -> InputFile per file, sorted by source order and uri
 """
 
-import fnmatch
 import glob
 import hashlib
 import re
@@ -111,13 +110,13 @@ def _remote(name: str, source: Source) -> list[InputFile]:
     folder = source.path[: wildcard.start()].rpartition("/")[0] if wildcard else source.path.rstrip("/")
     store = Store(folder)
     files: list[InputFile] = []
-    for path, info in cast(dict[str, Any], store.fs.find(folder, detail=True)).items():
+    store.files()  # says what is wrong with an endpoint, a bucket or credentials
+    # glob, not fnmatch: as on disk, `*` ends at a slash.
+    found = store.fs.glob(source.path, detail=True) if wildcard else store.fs.find(folder, detail=True)
+    for path, info in cast(dict[str, Any], found).items():
         uri = f"s3://{path}"
-        if wildcard:
-            wanted = fnmatch.fnmatchcase(uri, source.path)
-        else:
-            wanted = uri == source.path or path.endswith(SUFFIXES[source.format])
-        if wanted:
+        wanted = wildcard or uri == source.path or path.endswith(SUFFIXES[source.format])
+        if wanted and info["type"] == "file":
             etag = str(info["ETag"]).strip('"')
             files.append(InputFile(uri, uri, int(info["size"]), f"etag:{etag}", name, source.licence))
     return files
