@@ -12,8 +12,10 @@ from itertools import pairwise
 from typing import Any
 
 import ray
+from ray.exceptions import RayTaskError
 
 from cluster.storage import Store
+from configs.errors import UserError
 from configs.schema.evaluation import EvaluateStage
 from jobs.corpus.collect import read_corpus_split
 from jobs.evaluate.heldout import EvaluationError, HeldoutDocument, conversation_prompt, first_documents
@@ -108,6 +110,8 @@ def _run_tasks(stage: EvaluateStage, tasks: dict[str, ScorerTask], progress: Pro
         except StopIteration:
             del names[generator]
             continue
+        except RayTaskError as error:
+            raise error.cause if isinstance(error.cause, UserError) else error from None
         done += 1
         match result:
             case SetScores():

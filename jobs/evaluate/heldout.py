@@ -11,6 +11,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from configs.errors import UserError
 from configs.schema.evaluation import HeldoutSet
 from jobs.records import PackedRow
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 Rows = Literal["text", "messages"]
 
 
-class EvaluationError(ValueError):
+class EvaluationError(UserError, ValueError):
     """An evaluation that cannot be made; the message says how to mend it."""
 
 
