@@ -40,8 +40,9 @@ from serving.mirror import MirrorBeforeEngine, ModelContent, model_content
 from serving.port import require_free_port
 
 APPLICATION = "acclimate"
-NEEDED_CPUS = 3
-"""Logical CPUs of one replica and its ingress: 1 each, and 1 for the engine's bundle."""
+INGRESS_CPUS = 1
+REPLICA_CPUS = 2
+"""Logical CPUs of one replica: 1, and 1 for its engine's bundle."""
 START_TIMEOUT_S = 1800.0
 """A 70B model from S3 takes some minutes; what is not up after half an hour never will be."""
 REPLICA_FAILED = "failed to start"
@@ -82,9 +83,10 @@ def serve_model(model: Store, name: str, options: Serving, cluster: Cluster) -> 
         require_free_port(options.host, options.port)
     with _ended_processes(), connect(cluster):
         cpus = ray.cluster_resources().get("CPU", 0)
-        if cpus < NEEDED_CPUS:
+        needed = INGRESS_CPUS + REPLICA_CPUS * options.min_replicas
+        if cpus < needed:
             raise ServiceFailed(
-                f"serving needs {NEEDED_CPUS} logical CPUs, this Ray offers {cpus:.0f}: cluster.logical_cpus"
+                f"serving with min_replicas={options.min_replicas} needs {needed} logical CPUs, this Ray offers {cpus:.0f}"
             )
         logging.getLogger("ray.serve").setLevel(logging.WARNING)
         serve.start(
