@@ -254,9 +254,9 @@ def _strip_scheme(path: str) -> str:
     return path.removeprefix("s3://").rstrip("/")
 
 
-def open_store(root: str) -> Store:
+def open_store(root: str, patience: Patience = Patience.RUN) -> Store:
     """A store at a directory (made absolute) or an s3:// prefix."""
-    return Store(root.rstrip("/")) if root.startswith("s3://") else Store(str(Path(root).expanduser().absolute()))
+    return Store(root.rstrip("/") if root.startswith("s3://") else str(Path(root).expanduser().absolute()), patience)
 
 
 def check_store(store: Store) -> None:

@@ -22,10 +22,10 @@ for verb in (
     app.command(name="eval" if verb is run.evaluate_models else None)(verb)
 
 
-def main() -> None:
-    """Entry point of the `acclimate` command."""
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point of the `acclimate` command; `arguments` are those of the process where None."""
     try:
-        app()
+        app(arguments)
     except UserError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(error.exit_code)

@@ -19,9 +19,9 @@ def ls(store: StoreOption = "artifacts", as_json: JsonOption = False) -> None:
     """List runs and finished artifacts."""
     from cluster.artifacts import list_artifacts
     from cluster.runs import list_runs
-    from cluster.storage import open_store
+    from cluster.storage import Patience, open_store
 
-    opened = open_store(store)
+    opened = open_store(store, Patience.PROBE)
     runs, artifacts = list_runs(opened), list_artifacts(opened)
     if as_json:
         records = [{**artifact.record, "path": artifact.content.root} for artifact in artifacts]
@@ -45,9 +45,9 @@ def lineage(
 ) -> None:
     """Walk from a model to the documents and licences it was made of."""
     from cluster.artifacts import ancestors, find_named
-    from cluster.storage import open_store
+    from cluster.storage import Patience, open_store
 
-    opened = open_store(store)
+    opened = open_store(store, Patience.PROBE)
     top = find_named(opened, name)
     records = {f"{artifact.kind}-{artifact.key}": artifact.record for artifact in [top, *ancestors(opened, top)]}
     if as_json:
@@ -65,9 +65,9 @@ def gc(
 ) -> None:
     """Remove what interrupted attempts left: content without a record that nobody writes, and leftovers beside records."""
     from cluster.collect import leftovers
-    from cluster.storage import open_store
+    from cluster.storage import Patience, open_store
 
-    opened = open_store(store)
+    opened = open_store(store, Patience.PROBE)
     found = leftovers(opened)
     if as_json:
         _print_json(

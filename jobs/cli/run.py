@@ -6,6 +6,7 @@ import signal
 import sys
 from collections.abc import Callable
 from contextlib import contextmanager
+from dataclasses import replace
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -33,8 +34,11 @@ JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on s
 
 def plan(config: ConfigArgument, overrides: OverridesArgument = None, as_json: JsonOption = False) -> None:
     """Show stages, data, tokens and what will be reused; starts nothing."""
+    from cluster.storage import Patience
+
     loaded, store = _load(config, overrides)
-    rows = _planned_rows(loaded, store)
+    # Somebody waits and nothing is lost by an error: an unreachable store is said soon.
+    rows = _planned_rows(loaded, replace(store, patience=Patience.PROBE))
     if as_json:
         document = {
             "run": loaded.run.name,
