@@ -15,7 +15,7 @@ import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from cluster.storage import Store
+from cluster.storage import Patience, StorageError, Store
 from configs.errors import RunFailed
 
 LEASE_S = 60.0
@@ -37,7 +37,7 @@ class LeaseRecord:
     """What stands in a lease file.
 
     Example:
-        LeaseRecord(attempt=2, owner="node-3 pid 4711", host="node-3/1f0c9a2b", pid=4711, process_started=81234,
+        LeaseRecord(attempt=2, owner="node-3 pid 4711", host="node-3/1f0c9a2b/pid:[4026531836]", pid=4711, process_started=81234,
                     renewed_at=1764.0, expires_at=1824.0)
     """
 
@@ -62,12 +62,13 @@ def process_started(pid: int) -> int | None:
 
 
 def host_id() -> str:
-    """Host name and boot id: process ids of two hosts or boots are never compared with each other."""
+    """Host name, boot id and process namespace: process ids of two hosts, boots or containers are never compared."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()[:8]
+        namespace = str(Path("/proc/self/ns/pid").readlink())
     except OSError:
-        boot = "unknown"
-    return f"{socket.gethostname()}/{boot}"
+        boot = namespace = "unknown"
+    return f"{socket.gethostname()}/{boot}/{namespace}"
 
 
 def read_lease(directory: Store) -> LeaseRecord | None:
@@ -91,6 +92,8 @@ class Lease:
         self.directory = directory
         self.attempt = record.attempt
         self._record = record
+        # A renewal that is tried for minutes, as other writes are, outlives the lease: the next one is due before.
+        self._impatient = Store(directory.root, Patience.PROBE)
         self._ttl_s = ttl_s
         self._renew_s = renew_s
         self._stop = threading.Event()
@@ -111,13 +114,13 @@ class Lease:
         while not self._stop.wait(self._renew_s):
             try:
                 self._write(released=False)
-            except OSError:
+            except StorageError:
                 continue  # a passing fault of the store; the next renewal is due long before the lease expires
 
     def _write(self, released: bool) -> None:
         now = time.time()
         self._record = replace(self._record, renewed_at=now, expires_at=now + self._ttl_s, released=released)
-        self.directory.write_json(_lease_path(self.attempt), asdict(self._record))
+        self._impatient.write_json(_lease_path(self.attempt), asdict(self._record))
 
 
 def check_attempt(directory: Store, attempt: int) -> None:
