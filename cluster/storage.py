@@ -234,7 +234,10 @@ def _s3_filesystem(retries: Retries) -> fsspec.AbstractFileSystem:
 @contextmanager
 def _written_beside(target: Path, place: Callable[[Path, Path], None]) -> Iterator[Path]:
     """Yields a path beside `target` to write to and places it when that is done; nothing is left where it is not."""
-    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:  # a file in the directory's place; `create` must not take it for its own target
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(target.parent)) from error
     writing = target.with_name(f".writing-{uuid.uuid4().hex}")
     try:
         yield writing
