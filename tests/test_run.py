@@ -81,11 +81,9 @@ def test_driver_killed_in_the_middle_of_training(unbroken: tuple[ToyRun, dict[st
     store = f"store={run.store.root}"
     process = run.start(store)
     run.wait_for_step(2)
-    children = psutil.Process(process.pid).children(recursive=True)
     process.kill()
     process.communicate()
-    _, alive = psutil.wait_procs(children, timeout=60)  # Ray ends its processes when its driver is gone
-    assert not alive
+    # At once, while Ray is still ending the killed driver's ranks: they must not disturb the new attempt.
     code, output = run.finish(store)
     assert code == 0, output
     assert "resuming" in output

@@ -34,7 +34,9 @@ COMPANIONS = re.compile(
 TYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
-def export_model(sharded: ShardedModel | WholeModel, stored: Mapping[str, StoredTensor], source: Store, output: Store) -> None:
+def export_model(
+    sharded: ShardedModel | WholeModel, stored: Mapping[str, StoredTensor], source: Store, output: Store
+) -> None:
     """Writes weights in the types they were `stored` in, and copies the companions of `source`; all ranks call it."""
     files = plan_files({name: (rows.full_shape, stored[name].dtype) for name, rows in sharded.rows.items()})
     for file, names in files.items():

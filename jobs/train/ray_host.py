@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import ray
 import ray.train
@@ -21,6 +21,7 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from configs.errors import RunFailed
+from jobs.train.hub import Hub
 from jobs.train.loop import Ending, TrainJob, run_training
 
 POLL_S = 0.5
@@ -36,36 +37,6 @@ of Ray's, and we make none."""
 
 class TrainingFailed(RunFailed):
     """The worker group was lost more often than `checkpoints.max_failures`, or a rank raised."""
-
-
-class HubState:
-    """Queues what rank 0 reports until the driver takes it, and hands the wish to stop back to rank 0."""
-
-    def __init__(self) -> None:
-        self._metrics: list[dict[str, float]] = []
-        self._stop = False
-        self._ending: str | None = None
-
-    def report(self, metrics: dict[str, float]) -> bool:
-        self._metrics.append(metrics)
-        return self._stop
-
-    def take(self) -> list[dict[str, float]]:
-        taken, self._metrics = self._metrics, []
-        return taken
-
-    def stop(self) -> None:
-        self._stop = True
-
-    def end(self, ending: str) -> None:
-        self._ending = ending
-
-    def ending(self) -> str | None:
-        return self._ending
-
-
-Hub: Any = cast(Any, ray.remote)(num_cpus=0, max_concurrency=4)(HubState)
-"""The actor; it needs no CPU of its own."""
 
 
 class HubReporter:
