@@ -10,7 +10,7 @@ STORE ?= artifacts
 MODEL ?= sft
 
 .DEFAULT_GOAL := help
-.PHONY: help install system assets demo serve test test-fast lint check chaos fuzz bench clean
+.PHONY: help install system assets demo serve test test-fast lint clean
 
 help:  ## Show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14

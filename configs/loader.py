@@ -87,7 +87,10 @@ def _read(file: Path, readers: tuple[Path, ...]) -> tuple[dict[str, Any], Origin
     bases = own.pop("extends", [])
     values: dict[str, Any] = {}
     merged: Origins = {}
-    for base in [bases] if isinstance(bases, str) else bases:
+    bases = [bases] if isinstance(bases, str) else bases
+    if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
+        raise ConfigError(f"{origins[('extends',)]}: `extends` takes a file name or a list of file names")
+    for base in bases:
         base_values, base_origins = _read(file.parent / base, (*readers, file.resolve()))
         values = _merge(values, base_values)
         merged |= base_origins

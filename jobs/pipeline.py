@@ -14,8 +14,10 @@ from typing import Any
 from cluster.artifacts import Artifact, artifact_directory, artifact_key, attempt, find_artifact, find_named
 from cluster.session import versions
 from cluster.storage import Store
+from configs.errors import Stopped
 from configs.loader import Loaded
 from configs.schema.run import ARTIFACT_PREFIX, Run, Stage, stage_inputs
+from configs.schema.training import TrainStage
 from jobs.stages import STAGE_VERSIONS, Outcome, StageContext, identity, run_stage
 
 
@@ -69,6 +71,7 @@ def execute(
     """
     artifacts: dict[str, Artifact] = {}
     for plan in planned:
+        _stop_if_asked(watch, plan)
         done = find_artifact(store, plan.stage.stage, plan.key)
         if done is None:
             done = _compute(loaded.run, plan, _inputs(plan, store), store, watch)
@@ -102,9 +105,13 @@ def _compute(run: Run, plan: PlannedStage, inputs: dict[str, Artifact], store: S
             return done
         watch.started(plan)
         began = time.time()
-        context = StageContext(
-            run, plan.name, inputs, own, store, watch.progress, watch.metrics, watch.stop_asked,
-        )  # fmt: skip
+
+        def progress(label: str, finished: int, total: int) -> None:
+            watch.progress(label, finished, total)
+            if not isinstance(plan.stage, TrainStage):  # a training stage stops at a step boundary, with a checkpoint
+                _stop_if_asked(watch, plan)
+
+        context = StageContext(run, plan.name, inputs, own, store, progress, watch.metrics, watch.stop_asked)
         outcome = run_stage(plan.stage, context)
         own.commit(_record(run, plan, outcome, began))
         watch.finished(plan, outcome, time.time() - began)
@@ -112,6 +119,11 @@ def _compute(run: Run, plan: PlannedStage, inputs: dict[str, Artifact], store: S
     assert artifact is not None, plan.key
     _remove_scratch(artifact)
     return artifact
+
+
+def _stop_if_asked(watch: Watch, plan: PlannedStage) -> None:
+    if watch.stop_asked():
+        raise Stopped(f"stopped at {plan.name}; the same command goes on from there")
 
 
 def _record(run: Run, plan: PlannedStage, outcome: Outcome, began: float) -> dict[str, Any]:

@@ -131,6 +131,8 @@ def _shards(stage: ShardsStage, context: StageContext) -> Outcome:
 
 
 def _train(stage: TrainStage, context: StageContext) -> Outcome:
+    from jobs.corpus.schema import DataError
+    from jobs.corpus.segments import read_tokenizer_files
     from jobs.train.loop import Ending, TrainJob
     from jobs.train.plan import total_steps
     from jobs.train.ray_host import train_on_ray
@@ -138,7 +140,13 @@ def _train(stage: TrainStage, context: StageContext) -> Outcome:
 
     model, shards = context.inputs["model"], context.inputs["shards"]
     rows = read_index(shards.content, "train")
-    row_tokens = int(shards.content.read_json("manifest.json")["context"])
+    manifest = shards.content.read_json("manifest.json")
+    if read_tokenizer_files(model.content.below("model")).sha256 != manifest["tokenizer_sha256"]:
+        raise DataError(
+            f"stages.{context.name}: {shards.name} was made with another tokenizer or template than {model.name} has; "
+            f"set stages.{shards.name}.model to the model that is trained, or to one it comes from"
+        )
+    row_tokens = int(manifest["context"])
     steps = total_steps(stage, len(rows), row_tokens)
     job = TrainJob(
         context.name, stage, context.run.seed, model.content.below("model"), shards.content, row_tokens, steps,

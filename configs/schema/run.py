@@ -47,7 +47,7 @@ class Run(Node):
     """One run: what is computed (`stages`), where it is kept (`store`), where it is run (`cluster`)."""
 
     name: StageName
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
     store: str = Field(default="artifacts", description="Artifact root: a directory or s3://bucket/prefix.")
     cluster: Cluster = recorded_only(Cluster())
     tracking: Literal["tensorboard", "wandb", "none"] = recorded_only("tensorboard")

@@ -132,7 +132,8 @@ def _execute(loaded: "Loaded", store: "Store", console: Console, yes: bool, only
     check(loaded.run, waiting, store)
     _ask(loaded, planned, store, console, yes)
     log = RunLog(store, loaded.run.name, loaded.run.model_dump(mode="json"), os.environ.get("ACCLIMATE_JOB_ID"))
-    console.print(f"run {log.run_id} · logs: acclimate logs -f {log.run_id}", highlight=False)
+    where = "" if loaded.run.store == "artifacts" else f" --store {loaded.run.store}"
+    console.print(f"run {log.run_id} · logs: acclimate logs -f {log.run_id}{where}", highlight=False)
     display = Display(console)
     tracker = open_tracker(loaded.run.tracking, store, log.run_id, loaded.run.model_dump(mode="json"))
     try:

@@ -12,6 +12,7 @@ class HubState:
         self._metrics: list[dict[str, float]] = []
         self._stop = False
         self._ending: str | None = None
+        self._fatal: str | None = None
 
     def report(self, metrics: dict[str, float]) -> bool:
         self._metrics.append(metrics)
@@ -29,6 +30,13 @@ class HubState:
 
     def ending(self) -> str | None:
         return self._ending
+
+    def fail(self, message: str) -> None:
+        self._fatal = message
+
+    def fatal(self) -> str | None:
+        """What a restart cannot mend: a damaged shard, a loss that is not finite, a lost lease."""
+        return self._fatal
 
 
 Hub: Any = cast(Any, ray.remote)(num_cpus=0, max_concurrency=4)(HubState)

@@ -7,10 +7,12 @@ Ray only starts and restarts the group: our checkpoint records are the single tr
 is reported to Ray.
 """
 
+import os
 import tempfile
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,8 +22,9 @@ import ray.train
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
-from configs.errors import RunFailed
+from configs.errors import RunFailed, UserError
 from jobs.train.hub import Hub
+from jobs.train.learner import NonFiniteLoss
 from jobs.train.loop import Ending, TrainJob, run_training
 
 POLL_S = 0.5
@@ -30,7 +33,7 @@ RENDEZVOUS_TIMEOUT_S = 1800
 """gloo and nccl: the longest wait for the other ranks; loading a large model from a slow store takes minutes."""
 
 
-RAY_TRAIN_NOTES = str(Path(tempfile.gettempdir()) / "acclimate-ray-train")
+RAY_TRAIN_NOTES = str(Path(tempfile.gettempdir()) / f"acclimate-ray-train-{os.getuid()}")
 """Where Ray Train writes what it remembers of a group. Each node has its own: workers look there only to keep a checkpoint
 of Ray's, and we make none."""
 
@@ -69,10 +72,19 @@ class _Trainer(TorchTrainer):
 
 def _rank(config: dict[str, _RankConfig]) -> None:
     """What runs on every Ray Train worker."""
-    ending = run_training(config["rank"].job, HubReporter(config["rank"].hub))
+    hub = config["rank"].hub
+    fatal = ray.get(hub.fatal.remote())
+    if fatal is not None:
+        raise TrainingFailed(fatal)
+    try:
+        ending = run_training(config["rank"].job, HubReporter(hub))
+    except (UserError, NonFiniteLoss) as error:
+        # It has to be raised, so that the other ranks are not waited for; the restarts that follow end at once above.
+        ray.get(hub.fail.remote(str(error)))
+        raise
     # Ray Train keeps what is reported only beside a checkpoint of its own, which we do not use.
     if ray.train.get_context().get_world_rank() == 0:
-        ray.get(config["rank"].hub.end.remote(ending.value))
+        ray.get(hub.end.remote(ending.value))
 
 
 def train_on_ray(
@@ -104,15 +116,16 @@ def train_on_ray(
         ),
     )
     done = threading.Event()
-    pump = threading.Thread(target=_pump, args=(hub, done, on_metrics, stop_asked), name="hub", daemon=True)
-    pump.start()
-    try:
-        trainer.fit()
-    except Exception as error:
-        raise TrainingFailed(f"{job.name}: {_root_cause(error)}") from error
-    finally:
-        done.set()
-        pump.join()
+    with ThreadPoolExecutor(1, thread_name_prefix="hub") as pool:
+        pump = pool.submit(_pump, hub, done, on_metrics, stop_asked)
+        try:
+            trainer.fit()
+        except Exception as error:
+            fatal = ray.get(hub.fatal.remote())
+            raise TrainingFailed(f"{job.name}: {fatal or _root_cause(error)}") from error
+        finally:
+            done.set()
+    pump.result()
     return Ending(ray.get(hub.ending.remote()))
 
 

@@ -11,6 +11,7 @@ import io
 from collections import OrderedDict
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -77,7 +78,7 @@ def verify_shards(shards: Store) -> None:
             continue
         try:
             with shards.open(name) as file:
-                found = hashlib.file_digest(file, "sha256").hexdigest()
+                found = hashlib.file_digest(cast(Any, file), "sha256").hexdigest()
         except FileNotFoundError:
             raise ShardError(f"{shards.path(name)} is missing. {_how_to_rebuild(shards)}") from None
         if found != entry["sha256"]:
