@@ -32,9 +32,6 @@ from cluster.preload import preload_environment
 from configs.errors import Stopped, Unreachable
 from configs.schema.run import Cluster
 
-LOCAL_CPUS = 4
-"""Logical CPUs of a local Ray at least: serving needs 3 (ingress, replica, engine), whatever the machine has."""
-
 LOOPBACK = "127.0.0.2" if sys.platform == "linux" else "127.0.0.1"
 """A local Ray's address: nothing depends on an interface that may come and go. Ray replaces 127.0.0.1 on Linux by the
 host's outer address (ray/_private/services.py, resolve_ip_for_localhost), other loopback addresses it leaves alone."""
@@ -72,7 +69,7 @@ def connect(cluster: Cluster) -> Iterator[Session]:
     Raises ClusterUnreachable; CheckoutTooLarge where the checkout would have to travel.
     """
     if cluster.address == "local":
-        with _local(cluster.logical_cpus or max(LOCAL_CPUS, os.cpu_count() or 1)) as session:
+        with _local(cluster.offered_cpus) as session:
             yield session
     else:
         with _joined(cluster.address) as session:

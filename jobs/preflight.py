@@ -66,6 +66,7 @@ def check(run: Run, waiting: list[PlannedStage], store: Store) -> None:
         require_free(artifact_directory(store, planned.stage.stage, planned.key))
     _check_parents(waiting, store)
     _check_shards(waiting, store)
+    _check_cpus(run, waiting)
     _check_models(run, waiting, store)
     _check_disk(waiting, store)
 
@@ -187,6 +188,21 @@ def _check_trainable(model: Store) -> None:
         build_on_meta(read_config(model, trust_remote_code=False), trust_remote_code=False)
     except UnsupportedModel as error:
         raise ModelError(f"{model.root} cannot be trained: {error}") from error
+
+
+def _check_cpus(run: Run, waiting: list[PlannedStage]) -> None:
+    """Ray would wait for ever for ranks that a Ray started here has no room for; a cluster may grow."""
+    if run.cluster.address != "local":
+        return
+    for planned in waiting:
+        if isinstance(planned.stage, TrainStage | EvaluateStage):
+            resources = planned.stage.resources
+            needed = resources.ranks * resources.threads_per_rank
+            if needed > run.cluster.offered_cpus:
+                raise DoesNotFit(
+                    f"stages.{planned.name}.resources asks for {resources.ranks} ranks of {resources.threads_per_rank} threads; "
+                    f"the Ray started here offers {run.cluster.offered_cpus} CPUs. Ask for fewer, or set cluster.logical_cpus."
+                )
 
 
 def _check_disk(waiting: list[PlannedStage], store: Store) -> None:

@@ -1,5 +1,6 @@
 """The root of the config tree: a run is a store, a cluster and named stages."""
 
+import os
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -32,6 +33,10 @@ Stage = Annotated[
 ]
 
 
+LOCAL_CPUS = 4
+"""Logical CPUs of a local Ray at least: serving needs 3 (ingress, replica, engine), whatever the machine has."""
+
+
 class Cluster(Node):
     """Which Ray runs the stages."""
 
@@ -41,6 +46,11 @@ class Cluster(Node):
     logical_cpus: PositiveInt | None = Field(
         default=None, description="CPUs a local Ray offers; default: the cores of the machine, at least 4."
     )
+
+    @property
+    def offered_cpus(self) -> int:
+        """Logical CPUs of a Ray that is started here."""
+        return self.logical_cpus or max(LOCAL_CPUS, os.cpu_count() or 1)
 
 
 class Run(Node):
