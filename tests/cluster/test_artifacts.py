@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import signal
 import time
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from queue import Empty
 
@@ -52,26 +53,26 @@ def test_a_second_writer_is_told_who_holds_it(store: Store) -> None:
         assert second.number == 2
 
 
-def hold_and_report(store: Store, queue: "multiprocessing.Queue[str]") -> None:
+def hold_and_report(store: Store, queue: "multiprocessing.Queue[str]", together: Barrier) -> None:
+    together.wait(60)
     try:
         with attempt(store, "cpt", "race"):
             queue.put("held")
-            time.sleep(2)  # long enough for every other process to have tried
+            together.wait(60)  # let go only when everybody has tried
     except LeaseHeld:
         queue.put("refused")
+        together.wait(60)
 
 
 def test_of_many_starting_together_one_writes(store: Store) -> None:
-    queue = SPAWN.Queue()
-    processes = [SPAWN.Process(target=hold_and_report, args=(store, queue)) for _ in range(5)]
+    queue, together = SPAWN.Queue(), SPAWN.Barrier(5)
+    processes = [SPAWN.Process(target=hold_and_report, args=(store, queue, together)) for _ in range(5)]
     for process in processes:
         process.start()
     answers = [queue.get(timeout=60) for _ in processes]
     for process in processes:
         process.join()
-    # A process that starts after the first has let go may hold it as well; two at a time never.
-    assert answers[0] == "held"
-    assert answers.count("held") >= 1 and answers.count("refused") >= 1
+    assert sorted(answers) == ["held", "refused", "refused", "refused", "refused"]
 
 
 def write_until_killed(store: Store, kill_at: str) -> None:

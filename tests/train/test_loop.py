@@ -13,6 +13,8 @@ from jobs.train.reader import ShardError
 from tests.world.ranks import run_ranks
 from tests.world.toy_training import model_digest, toy_job, toy_stage, train_toy
 
+pytestmark = pytest.mark.cluster
+
 
 def train_until_step_three_and_stop(job: TrainJob) -> None:
     assert run_training(job, lambda metrics: metrics["step"] >= 3) is Ending.STOPPED
