@@ -65,6 +65,7 @@ class WeightsAndBiases:
             raise UserError(
                 "tracking: wandb is not installed; `pip install wandb` or set tracking: tensorboard"
             ) from error
+        self._teardown = wandb.teardown
         self._run = wandb.init(project="acclimate", name=run_id, id=run_id, config=config)
 
     def log(self, stage: str, metrics: dict[str, float]) -> None:
@@ -73,3 +74,4 @@ class WeightsAndBiases:
 
     def close(self) -> None:
         self._run.finish()
+        self._teardown()  # its service process would outlive the run
