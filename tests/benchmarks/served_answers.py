@@ -15,7 +15,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from openai import APIConnectionError, OpenAI
+from openai import APIError, OpenAI
 
 from cluster.artifacts import find_named
 from cluster.storage import open_store
@@ -67,7 +67,7 @@ def wait_until_ready(client: OpenAI, model: str, server: "subprocess.Popen[bytes
         try:
             if model in [entry.id for entry in client.models.list()]:
                 return
-        except APIConnectionError:
+        except APIError:  # nobody listens yet, or no application stands behind the port yet
             pass
         time.sleep(1)
     raise TimeoutError(f"not ready after {READY_S} s")
