@@ -34,7 +34,7 @@ class CorpusStage(Node):
     """Documents with source and licence -> cleaned, deduplicated, split documents.
 
     The split is decided by a hash of the document's content and `split_seed`, so a document is on the same side in every
-    corpus that holds it, however it is reached.
+    corpus with the same fraction and seed, however it is reached.
     """
 
     stage: Literal["corpus"]
