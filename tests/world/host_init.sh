@@ -19,6 +19,7 @@ for index in "${!keep[@]}"; do
     mount --bind "${keep[$index]}" "/mnt/$index"
 done
 for hidden in "$@"; do
+    mkdir -p "$hidden"  # one may lie below another, which is empty by now
     mount -t tmpfs tmpfs "$hidden"
 done
 for index in "${!keep[@]}"; do
