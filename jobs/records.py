@@ -52,6 +52,34 @@ class PackedRow:
 
 
 @dataclass(frozen=True, slots=True)
+class ExampleRow:
+    """Answers to one prompt and what people think of them; the row format of `rows: preferences` and `rows: thumbs`.
+
+    Every segment is the prompt and one answer. A pair has two, a ranking three or more. A thumb has its own and, behind it,
+    the same prompt with a completion of another row (level -1), from which KTO estimates its KL term.
+
+    Example:
+        ExampleRow(input_ids=[5, 9, 2, 5, 7, 2], weights=[0, 1, 1, 0, 1, 1], segment_lengths=[3, 3], document_ids=[44, 44],
+                   levels=[0, 1], prompt_lengths=[1, 1], margin=0.0)
+    """
+
+    input_ids: list[int]
+    """(T,) tokens of all segments, one after the other."""
+    weights: list[float]
+    """(T,) 1 for the tokens of an answer and its end token, 0 elsewhere."""
+    segment_lengths: list[int]
+    """(S,)"""
+    document_ids: list[int]
+    """(S,)"""
+    levels: list[int]
+    """(S,) 0 is best, equal levels are a tie; of a thumb 0 = up, 1 = down; -1 = a mismatched completion."""
+    prompt_lengths: list[int]
+    """(S,) tokens of the prompt, before the answer starts."""
+    margin: float
+    """By how much the chosen answer is better, where the data say it; else 0."""
+
+
+@dataclass(frozen=True, slots=True)
 class RowIndex:
     """Where a packed row lies and what it weighs: enough to plan every step without reading a token.
 
