@@ -18,7 +18,7 @@ from configs.errors import DoesNotFit
 from configs.schema.corpus import CorpusStage, ShardsStage
 from configs.schema.evaluation import EvaluateStage, ReportStage
 from configs.schema.run import ModelStage, Run, stage_inputs
-from configs.schema.training import TrainStage
+from configs.schema.training import ExampleStage, LanguageModelStage, TrainStage
 from jobs.pipeline import PlannedStage
 
 STATE_BYTES_PER_PARAMETER = 16
@@ -46,12 +46,15 @@ def describe(planned: PlannedStage) -> dict[str, Any]:
             return {"what": what, "files": len(inputs), "bytes": size, "estimated_tokens": tokens}
         case ShardsStage():
             return {"what": f"{stage.rows} rows of {stage.context} tokens in {stage.shards} shards"}
-        case TrainStage():
+        case LanguageModelStage():
             length = f"{stage.steps} steps" if stage.steps is not None else f"{stage.epochs} epochs"
             tokens = stage.steps * stage.batch_tokens if stage.steps is not None else None
             total = f", about {tokens:,} tokens" if tokens else ""
             what = f"{length} of {stage.batch_tokens} tokens{total}, {stage.resources.ranks} ranks, {stage.precision}"
             return {"what": what, "estimated_tokens": tokens}
+        case ExampleStage():
+            length = f"{stage.steps} steps" if stage.steps is not None else f"{stage.epochs} epochs"
+            return {"what": f"{length} of {stage.batch_examples} examples, {stage.resources.ranks} ranks, {stage.precision}"}
         case EvaluateStage():
             return {"what": f"{len(stage.models)} models on {', '.join(stage.sets)}"}
         case ReportStage():

@@ -17,10 +17,13 @@ from configs.errors import Stopped
 from configs.schema.corpus import CorpusStage, ShardsStage
 from configs.schema.evaluation import EvaluateStage, ReportStage
 from configs.schema.run import ModelStage, Run, Stage, stage_inputs
-from configs.schema.training import TrainStage
+from configs.schema.training import AnyTrainStage, KtoStage, LanguageModelStage, TrainStage
 from configs.schema.tree import hashed_values
 
-STAGE_VERSIONS = {"model": 1, "corpus": 1, "shards": 1, "cpt": 1, "sft": 1, "evaluate": 1, "report": 1}
+STAGE_VERSIONS = {
+    "model": 1, "corpus": 1, "shards": 1, "cpt": 2, "sft": 2, "reward": 1, "dpo": 1,
+    "kto": 1, "orpo": 1, "evaluate": 1, "report": 1,
+}  # fmt: skip
 """Raised by hand when the same config and inputs would give another result: it renews the key."""
 
 Progress = Callable[[str, int, int], None]
@@ -75,6 +78,8 @@ def identity(stage: Stage, seed: int) -> dict[str, Any]:
             config["inputs"] = [[file.uri, file.size, file.fingerprint] for file in find_inputs(stage, Path.cwd())]
         case TrainStage():
             config["seed"] = seed
+            if config["heldout"] is not None:
+                config["heldout"].pop("general")  # an input, by its key
         case _:
             pass
     return config
@@ -130,7 +135,7 @@ def _shards(stage: ShardsStage, context: StageContext) -> Outcome:
     return Outcome(counts=asdict(summary), licences=corpus.record["licences"])
 
 
-def _train(stage: TrainStage, context: StageContext) -> Outcome:
+def _train(stage: AnyTrainStage, context: StageContext) -> Outcome:
     from jobs.corpus.schema import DataError
     from jobs.corpus.segments import read_tokenizer_files
     from jobs.train.loop import Ending, TrainJob
@@ -146,11 +151,14 @@ def _train(stage: TrainStage, context: StageContext) -> Outcome:
             f"stages.{context.name}: {shards.name} was made with another tokenizer or template than {model.name} has; "
             f"set stages.{shards.name}.model to the model that is trained, or to one it comes from"
         )
+    check_rows_fit(context.name, stage, shards.name, manifest["rows"])
     row_tokens = int(manifest["context"])
     steps = total_steps(stage, len(rows), row_tokens)
     job = TrainJob(
         context.name, stage, context.run.seed, model.content.below("model"), shards.content, row_tokens, steps,
         context.attempt.directory, context.attempt.number, context.content,
+        context.inputs["reference"].content.below("model") if "reference" in context.inputs else None,
+        context.inputs["heldout.general"].content if "heldout.general" in context.inputs else None,
     )  # fmt: skip
     context.progress("steps", 0, steps)
 
@@ -162,12 +170,44 @@ def _train(stage: TrainStage, context: StageContext) -> Outcome:
     if ending is Ending.STOPPED:
         raise Stopped(f"{context.name} stopped at a step boundary; the same command goes on from there")
     history = context.content.read_json("history.json")
+    steps_done = [entry for entry in history if "loss" in entry]
     licences = sorted({*model.record["licences"], *shards.record["licences"]})
     return Outcome(
-        metrics={"steps": steps, "first_loss": history[0]["loss"], "last_loss": history[-1]["loss"]},
-        counts={"tokens": int(sum(entry["tokens"] for entry in history))},
+        metrics={
+            "steps": len(steps_done),
+            "first_loss": steps_done[0]["loss"],
+            "last_loss": steps_done[-1]["loss"],
+            **_heldout_changes(history),
+        },
+        counts={"tokens": int(sum(entry["tokens"] for entry in steps_done))},
         licences=licences,
     )
+
+
+def check_rows_fit(name: str, stage: AnyTrainStage, shards: str, rows: str) -> None:
+    """Raises DataError where shards hold another kind of rows than the objective learns from."""
+    from jobs.corpus.schema import DataError
+
+    match stage:
+        case LanguageModelStage():
+            wanted = ("text", "messages")
+        case KtoStage():
+            wanted = ("thumbs",)
+        case _:
+            wanted = ("preferences",)
+    if rows not in wanted:
+        raise DataError(
+            f"stages.{name}.shards: {shards} has `rows: {rows}`, a {stage.stage} stage learns from `rows: {' or '.join(wanted)}`"
+        )
+
+
+def _heldout_changes(history: list[dict[str, float]]) -> dict[str, float]:
+    """Held-out metrics before and after: {heldout/loss_before: ..., heldout/loss: ...}."""
+    measured = [entry for entry in history if "heldout/loss" in entry]
+    names = [name for name in (measured[0] if measured else {}) if name.startswith(("heldout/", "general/"))]
+    return {
+        f"{name}{when}": entry[name] for name in names for when, entry in (("_before", measured[0]), ("", measured[-1]))
+    }
 
 
 def _evaluate(stage: EvaluateStage, context: StageContext) -> Outcome:

@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 
 from configs.schema.corpus import CorpusStage, ShardsStage
 from configs.schema.evaluation import EvaluateStage, ReportStage
-from configs.schema.training import TrainStage
+from configs.schema.training import AnyTrainStage, DpoStage, KtoStage, RewardStage, TrainStage
 from configs.schema.tree import Node, PositiveInt, StageName, recorded_only
 
 ARTIFACT_PREFIX = "artifact:"
@@ -29,7 +29,8 @@ class ModelStage(Node):
 
 
 Stage = Annotated[
-    ModelStage | CorpusStage | ShardsStage | TrainStage | EvaluateStage | ReportStage, Field(discriminator="stage")
+    ModelStage | CorpusStage | ShardsStage | AnyTrainStage | EvaluateStage | ReportStage,
+    Field(discriminator="stage"),
 ]
 
 
@@ -84,7 +85,8 @@ class Run(Node):
         return self
 
 
-MODEL_KINDS = ("model", "cpt", "sft")
+MODEL_KINDS = ("model", "cpt", "sft", "dpo", "kto", "orpo")
+"""Stages whose artifact is a language model; `reward` gives one that scores instead."""
 
 
 Input = tuple[str, tuple[str, ...], str]
@@ -102,13 +104,19 @@ def stage_inputs(stage: Stage) -> list[Input]:
         case ShardsStage():
             return [("corpus", ("corpus",), stage.corpus), ("model", MODEL_KINDS, stage.model)]
         case TrainStage():
-            return [("model", MODEL_KINDS, stage.model), ("shards", ("shards",), stage.shards)]
+            models = (*MODEL_KINDS, "reward") if isinstance(stage, RewardStage) else MODEL_KINDS
+            inputs: list[Input] = [("model", models, stage.model), ("shards", ("shards",), stage.shards)]
+            if isinstance(stage, DpoStage | KtoStage) and stage.reference is not None:
+                inputs.append(("reference", MODEL_KINDS, stage.reference))
+            if stage.heldout is not None and stage.heldout.general is not None:
+                inputs.append(("heldout.general", ("shards",), stage.heldout.general))
+            return inputs
         case EvaluateStage():
-            models: list[Input] = [(f"models.{index}", MODEL_KINDS, name) for index, name in enumerate(stage.models)]
+            scored: list[Input] = [(f"models.{index}", MODEL_KINDS, name) for index, name in enumerate(stage.models)]
             sets: list[Input] = [
                 (f"sets.{name}.corpus", ("corpus",), chosen.corpus) for name, chosen in stage.sets.items()
             ]
             answers: list[Input] = [("answers.corpus", ("corpus",), stage.answers.corpus)] if stage.answers else []
-            return models + sets + answers
+            return scored + sets + answers
         case ReportStage():
             return [("evaluation", ("evaluate",), stage.evaluation)]

@@ -1,10 +1,11 @@
 """Stages that turn a model and shards into a model."""
 
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from configs.schema.tree import Node, PositiveInt, StageName, recorded_only
+from configs.schema.objectives import DpoLoss, KtoLoss, Lora, OrpoLoss, RewardLoss
+from configs.schema.tree import Node, PositiveInt, recorded_only
 
 
 class Optimizer(Node):
@@ -30,37 +31,123 @@ class Resources(Node):
     ranks: PositiveInt = 1
     threads_per_rank: PositiveInt = 1
     gpus_per_rank: float = Field(default=0, ge=0, le=1)
+    replicas: PositiveInt = Field(
+        default=1, description="Copies of the sharded model (HSDP): ranks / replicas hold one; must divide `ranks`."
+    )
     placement: Literal["PACK", "SPREAD", "STRICT_SPREAD"] = "PACK"
+
+    @model_validator(mode="after")
+    def _replicas_divide_ranks(self) -> Self:
+        if self.ranks % self.replicas:
+            raise ValueError(f"replicas ({self.replicas}) must divide ranks ({self.ranks})")
+        return self
 
 
 class Checkpoints(Node):
     """When a run writes its state, and how many states it keeps."""
 
     every_steps: PositiveInt = 20
-    keep: PositiveInt = 2
+    every_minutes: float | None = Field(
+        default=None, gt=0, description="Also when this much time has passed since the last one."
+    )
+    keep: PositiveInt = Field(default=2, description="Newest checkpoints kept; the best one is kept beside them.")
     max_failures: int = Field(default=3, ge=0, description="Worker groups lost before the stage fails.")
 
 
-class TrainStage(Node):
-    """A model and packed shards -> a model, by next-token loss over the weighted tokens."""
+class HeldoutEvaluation(Node):
+    """Held-out loss and, where answers are judged, accuracy while a stage trains; on the `heldout` split of its shards."""
 
-    stage: Literal["cpt", "sft"]
+    every_steps: PositiveInt = 10
+    rows: PositiveInt = Field(default=32, description="Rows scored each time, the same ones every time.")
+    general: str | None = Field(
+        default=None, description="Shards of general text whose loss shows what is forgotten; cpt and sft only."
+    )
+    patience: PositiveInt | None = Field(
+        default=None, description="Stop after so many evaluations without a lower held-out loss; default: never."
+    )
+    export: Literal["last", "best"] = Field(
+        default="last", description="Which weights become the model; best: those with the lowest held-out loss."
+    )
+    max_general_increase: float | None = Field(
+        default=None,
+        gt=0,
+        description="Forgetting budget: 0.03 allows 3 % more perplexity on `general` than at the start.",
+    )
+    over_budget: Literal["warn", "stop"] = Field(default="warn", description="What happens when it is spent.")
+
+    @model_validator(mode="after")
+    def _budget_has_something_to_measure(self) -> Self:
+        if self.max_general_increase is not None and self.general is None:
+            raise ValueError("max_general_increase needs `general`: the shards it is measured on")
+        return self
+
+
+class TrainStage(Node):
+    """What every training stage has: a model and shards -> a model."""
+
     model: str = Field(description="Stage or artifact whose weights are the start.")
-    shards: StageName
+    shards: str = Field(description="Stage or artifact with the packed rows or examples.")
     steps: PositiveInt | None = Field(default=None, description="Optimizer steps; default: `epochs` over the shards.")
     epochs: float | None = Field(default=None, gt=0)
-    batch_tokens: PositiveInt = Field(default=4096, description="Tokens of a global batch, over all ranks.")
     micro_batch_tokens: PositiveInt = recorded_only(2048, description="Most tokens in one forward pass of one rank.")
     precision: Literal["bf16", "fp32"] = Field(
         default="bf16", description="Compute type; masters and reduction are fp32."
     )
     optimizer: Optimizer = Optimizer()
+    lora: Lora | None = Field(default=None, description="Train adapters instead of the whole model.")
+    heldout: HeldoutEvaluation | None = None
     activation_checkpointing: bool = recorded_only(False)
     checkpoints: Checkpoints = recorded_only(Checkpoints())
     resources: Resources = recorded_only(Resources())
 
     @model_validator(mode="after")
-    def _length_is_given_once(self) -> "TrainStage":
+    def _length_is_given_once(self) -> Self:
         if (self.steps is None) == (self.epochs is None):
             raise ValueError("give exactly one of `steps` and `epochs`")
         return self
+
+
+class LanguageModelStage(TrainStage):
+    """A model and packed shards -> a model, by next-token loss over the weighted tokens."""
+
+    stage: Literal["cpt", "sft"]
+    batch_tokens: PositiveInt = Field(default=4096, description="Tokens of a global batch, over all ranks.")
+
+
+class ExampleStage(TrainStage):
+    """A model and judged answers -> a model."""
+
+    batch_examples: PositiveInt = Field(default=32, description="Examples of a global batch, over all ranks.")
+
+
+class RewardStage(ExampleStage):
+    """Pairs or rankings -> a model that scores answers."""
+
+    stage: Literal["reward"]
+    loss: RewardLoss = RewardLoss()
+
+
+class DpoStage(ExampleStage):
+    """Pairs or rankings -> a model that prefers the chosen answers."""
+
+    stage: Literal["dpo"]
+    loss: DpoLoss = DpoLoss()
+    reference: str | None = Field(default=None, description="Stage or artifact; default: the model that is trained.")
+
+
+class KtoStage(ExampleStage):
+    """Thumbs up and down -> a model that prefers what people like."""
+
+    stage: Literal["kto"]
+    loss: KtoLoss = KtoLoss()
+    reference: str | None = Field(default=None, description="Stage or artifact; default: the model that is trained.")
+
+
+class OrpoStage(ExampleStage):
+    """Pairs or rankings -> a model, SFT and preference in one stage."""
+
+    stage: Literal["orpo"]
+    loss: OrpoLoss = OrpoLoss()
+
+
+AnyTrainStage = LanguageModelStage | RewardStage | DpoStage | KtoStage | OrpoStage

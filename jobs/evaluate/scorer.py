@@ -93,7 +93,7 @@ def score_rows(learner: Learner, rows: Sequence[HeldoutRow]) -> list[DocumentSco
     """Sums -log p over the weighted tokens of each row, in fp64."""
     scores = []
     for batch in _batches(rows):
-        nats_W = -learner.forward(pack_rows([row.row for row in batch])).logprobs_W.double()
+        nats_W = -learner.forward(pack_rows([row.row for row in batch])).double()
         counts = [sum(weight > 0 for weight in row.row.weights) for row in batch]
         for row, nats, count in zip(batch, nats_W.split(counts), counts, strict=True):
             total = nats.sum().item()

@@ -1,6 +1,6 @@
 """Causal attention inside each segment of a packed row, and nothing across.
 
-    PackedCausalLM.forward --cu_seqlens_S1, segment_lengths as kwargs--> transformers' attention layer -> packed_attention
+    PackedModel.forward --cu_seqlens_S1, segment_lengths as kwargs--> transformers' attention layer -> packed_attention
 
 transformers derives a mask from position ids only under conditions that differ between versions and families; with them a
 packed document's logits moved by 0.42. Here no mask exists at all: a segment is cut out and attended to alone. The name is

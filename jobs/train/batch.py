@@ -1,19 +1,62 @@
 """Packed rows as tensors.
 
-    PackedRow (jobs/records.py) x N -> pack_rows -> PackedBatch -> PackedCausalLM.forward -> logprobs_W
+    PackedRow (jobs/records.py) x N -> pack_rows -> PackedBatch -> PackedModel.forward -> logprobs_W or scores_S
+    ExampleRow x N -> pack_examples (jobs/train/examples.py) -> PackedBatch with Answers
 
 A micro-batch is flat: the segments of all its rows lie one after the other, and nothing is padded. `W` below counts the
-positions with weight > 0, in order; only those get a log-probability.
+positions with weight > 0, in order; only those get a log-probability. `S` counts segments, `P` pairs of answers.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import accumulate
 
 import torch
 from torch import Tensor
 
 from jobs.records import PackedRow
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """What objectives that judge whole answers know of a batch whose segments are a prompt and an answer each.
+
+    Example:
+        a pair (segments 0 and 1) and a ranking of three with a tie for the second place (segments 2, 3 and 4):
+        example_S=[0, 0, 1, 1, 1], level_S=[0, 1, 0, 1, 1], better_P=[0, 2, 2], worse_P=[1, 3, 4], share_P=[1, 1/2, 1/2]
+    """
+
+    example_S: Tensor
+    """int64, from 0, in order."""
+    level_S: Tensor
+    """int64, 0 is best; of a thumb 0 = up, 1 = down."""
+    better_P: Tensor
+    """int64, the segment that is preferred; every two answers of one example whose levels differ are a pair."""
+    worse_P: Tensor
+    """int64, the segment it is preferred to."""
+    share_P: Tensor
+    """float32, 1 over the pairs of the example: every example counts the same, however many answers it has."""
+    margin_P: Tensor
+    """float32, of the example; 0 where the data give none."""
+    segment_W: Tensor
+    """int64, the segment of each weighted position."""
+    answer_W: Tensor
+    """float32, 1 where the position predicts a token of the answer, 0 where one of the prompt."""
+    reference_S: Tensor
+    """float32, log-probability of the answer under the reference; NaN where it is not known."""
+
+    def answer_logprobs(self, logprobs_W: Tensor) -> Tensor:
+        """(S,) log-probability of each answer: the sum over its tokens."""
+        sums_S = logprobs_W.new_zeros(self.level_S.shape[0])
+        return sums_S.index_add(0, self.segment_W, logprobs_W * self.answer_W)
+
+    def answer_lengths(self) -> Tensor:
+        """(S,) float32, tokens of each answer."""
+        return torch.zeros_like(self.level_S, dtype=torch.float32).index_add(0, self.segment_W, self.answer_W)
+
+    def to(self, device: torch.device) -> "Answers":
+        """The same on `device`."""
+        return Answers(*(getattr(self, field.name).to(device) for field in fields(self)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +79,14 @@ class PackedBatch:
     """int64, from 0 in each segment."""
     cu_seqlens_S1: Tensor
     """int32, (S + 1,): where each segment starts, and T."""
+    judged: Answers | None = None
+    """Of a batch of examples."""
+
+    @property
+    def answers(self) -> Answers:
+        """Of a batch of examples; it must be one."""
+        assert self.judged is not None, "packed rows have no answers: the shards are of `rows: text` or `messages`"
+        return self.judged
 
     def to(self, device: torch.device) -> "PackedBatch":
         """The same batch on `device`."""
@@ -45,6 +96,7 @@ class PackedBatch:
             self.weights_T.to(device),
             self.positions_T.to(device),
             self.cu_seqlens_S1.to(device),
+            None if self.judged is None else self.judged.to(device),
         )
 
     @property

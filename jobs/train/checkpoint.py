@@ -89,8 +89,12 @@ class CheckpointWriter:
         # Its own group: collectives of this thread must not mix with those of the training thread.
         self._group = dist.new_group(backend="gloo")
 
-    def save(self, learner: Learner, step: int, history: list[dict[str, float]]) -> None:
-        """Copies the state and returns; raises what the previous save raised."""
+    def save(self, learner: Learner, step: int, history: list[dict[str, float]], best: int | None = None) -> None:
+        """Copies the state and returns; raises what the previous save raised.
+
+        Args:
+            best: a step whose checkpoint must not be pruned.
+        """
         self.wait()
         rows = learner.state_rows()
         # The name of a piece ends by its first row; an empty shard (fewer rows than ranks) has nothing to write.
@@ -99,7 +103,7 @@ class CheckpointWriter:
             for name, tensor in learner.state().items()
             if tensor.numel()
         }
-        self._running = self._thread.submit(self._write, state, step, list(history))
+        self._running = self._thread.submit(self._write, state, step, list(history), best)
 
     def wait(self) -> None:
         """Returns when the last save is committed; raises what it raised."""
@@ -111,7 +115,7 @@ class CheckpointWriter:
         self.wait()
         self._thread.shutdown()
 
-    def _write(self, state: dict[str, Tensor], step: int, history: list[dict[str, float]]) -> None:
+    def _write(self, state: dict[str, Tensor], step: int, history: list[dict[str, float]], best: int | None) -> None:
         rank, world_size = dist.get_rank(), dist.get_world_size()
         directory = self._artifact.below("attempts", f"{self._attempt:06d}", "checkpoints", f"step-{step:06d}")
         name = f"rank-{rank:05d}-of-{world_size:05d}.safetensors"
@@ -125,6 +129,7 @@ class CheckpointWriter:
         dist.all_gather_object(everyone, mine, group=self._group)
         if rank == 0:
             self._commit(directory, everyone, step, history)
+            self._prune(best)
 
     def _commit(
         self, directory: Store, ranks: list[dict[str, Any]], step: int, history: list[dict[str, float]]
@@ -133,11 +138,12 @@ class CheckpointWriter:
         directory.write_json("history.json", history)
         files = {entry["name"]: {"size": entry["size"], "sha256": entry["sha256"]} for entry in ranks}
         directory.write_json(RECORD, {"step": step, "attempt": self._attempt, "ranks": files})
-        self._prune()
 
-    def _prune(self) -> None:
-        """Removes all but the newest checkpoints; the record goes first, so that none is half there."""
+    def _prune(self, best: int | None) -> None:
+        """Removes all but the newest checkpoints and the best; the record goes first, so that none is half there."""
         for checkpoint in find_checkpoints(self._artifact)[: -self._keep]:
+            if checkpoint.step == best:
+                continue
             check_attempt(self._artifact, self._attempt)
             checkpoint.directory.remove(RECORD)
             kill_points.reach("during_pruning")

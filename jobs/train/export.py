@@ -9,7 +9,7 @@ import json
 import math
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from cluster.storage import Store
 from jobs.train.fsdp import LocalRows, ShardedModel
+from jobs.train.initial import NewTensor
 from jobs.train.one_rank import WholeModel, WholeRows
 from jobs.train.weights import DTYPES, StoredTensor
 
@@ -34,37 +35,64 @@ COMPANIONS = re.compile(
 TYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
+Places = Mapping[str, tuple[tuple[int, ...], torch.dtype]]
+"""Shape and type by tensor name."""
+
+
 def export_model(
-    sharded: ShardedModel | WholeModel, stored: Mapping[str, StoredTensor], source: Store, output: Store
+    sharded: ShardedModel | WholeModel,
+    stored: Mapping[str, StoredTensor | NewTensor],
+    source: Store,
+    output: Store,
 ) -> None:
     """Writes weights in the types they were `stored` in, and copies the companions of `source`; all ranks call it."""
-    files = plan_files({name: (rows.full_shape, stored[name].dtype) for name, rows in sharded.rows.items()})
+    places = {name: (rows.full_shape, stored[name].dtype) for name, rows in sharded.rows.items()}
+    write_tensors(places, lambda name: _gather(sharded, sharded.rows[name], stored[name].dtype), output)
+    if is_first_rank():
+        copy_companions(source, output)
+
+
+def write_tensors(places: Places, gather: Callable[[str], Tensor | None], output: Store) -> None:
+    """Safetensors of at most FILE_BYTES, and an index where there are several; one tensor in memory at a time.
+
+    Args:
+        gather: called on all ranks for every name in order; gives the tensor, on the CPU, on the first rank.
+    """
+    files = plan_files(places)
     for file, names in files.items():
-        if _writes():
+        if is_first_rank():
             with tempfile.TemporaryDirectory() as scratch:
                 local = Path(scratch, file)
                 with local.open("wb") as opened:
-                    opened.write(_header({name: (sharded.rows[name].full_shape, stored[name].dtype) for name in names}))
+                    opened.write(_header({name: places[name] for name in names}))
                     for name in names:
-                        whole = _gather(sharded, sharded.rows[name], stored[name].dtype)
+                        whole = gather(name)
                         assert whole is not None
-                        opened.write(cast(Any, whole.view(torch.uint8).numpy().reshape(-1)))
+                        opened.write(cast(Any, whole.contiguous().view(torch.uint8).numpy().reshape(-1)))
                 output.put(local, file)
         else:
             for name in names:
-                _gather(sharded, sharded.rows[name], stored[name].dtype)
-    if _writes():
-        if len(files) > 1:
-            output.write_json("model.safetensors.index.json", _index(files, sharded, stored))
-        for name in source.names():
-            if COMPANIONS.fullmatch(name):
-                output.write(name, source.read(name))
-    dist.barrier()
+                gather(name)
+    if is_first_rank() and len(files) > 1:
+        output.write_json("model.safetensors.index.json", _index(files, places))
 
 
-def plan_files(
-    tensors: Mapping[str, tuple[tuple[int, ...], torch.dtype]], most: int = FILE_BYTES
-) -> dict[str, list[str]]:
+def gather_on_first_rank(
+    sharded: ShardedModel | WholeModel, chosen: Mapping[str, LocalRows | WholeRows]
+) -> dict[str, Tensor]:
+    """Some tensors whole, in the type they are trained in, on the CPU of the first rank; nothing elsewhere."""
+    whole = {name: _gather(sharded, rows, rows.values.dtype) for name, rows in chosen.items()}
+    return {name: tensor for name, tensor in whole.items() if tensor is not None}
+
+
+def copy_companions(source: Store, output: Store) -> None:
+    """What belongs to a model beside its weights."""
+    for name in source.names():
+        if COMPANIONS.fullmatch(name):
+            output.write(name, source.read(name))
+
+
+def plan_files(tensors: Places, most: int = FILE_BYTES) -> dict[str, list[str]]:
     """File name -> tensor names: in order, a new file where the next tensor would pass `most` bytes."""
     groups: list[list[str]] = [[]]
     size = 0
@@ -80,8 +108,9 @@ def plan_files(
     return {f"model-{number:05}-of-{len(groups):05}.safetensors": names for number, names in enumerate(groups, 1)}
 
 
-def _writes() -> bool:
-    return dist.get_rank() == 0
+def is_first_rank() -> bool:
+    """Which writes; alone where there is no group."""
+    return not dist.is_initialized() or dist.get_rank() == 0
 
 
 def _gather(sharded: ShardedModel | WholeModel, rows: LocalRows | WholeRows, dtype: torch.dtype) -> Tensor | None:
@@ -98,14 +127,14 @@ def _gather(sharded: ShardedModel | WholeModel, rows: LocalRows | WholeRows, dty
     padded[: rows.rows] = own
     # As bytes: not every backend gathers every type.
     mine = padded.view(torch.uint8)
-    parts = [torch.empty_like(mine) for _ in range(shards)] if _writes() else None
+    parts = [torch.empty_like(mine) for _ in range(shards)] if is_first_rank() else None
     dist.gather(mine, parts, group=shard_mesh.get_group(), group_dst=0)
     if parts is None:
         return None
     return torch.cat(parts).view(dtype)[: rows.full_shape[0]].cpu()
 
 
-def _header(tensors: Mapping[str, tuple[tuple[int, ...], torch.dtype]]) -> bytes:
+def _header(tensors: Places) -> bytes:
     """Length and JSON header of a safetensors file, padded to 8 bytes so that the tensors are aligned."""
     entries: dict[str, object] = {"__metadata__": {"format": "pt"}}
     begin = 0
@@ -118,10 +147,8 @@ def _header(tensors: Mapping[str, tuple[tuple[int, ...], torch.dtype]]) -> bytes
     return len(header).to_bytes(8, "little") + header
 
 
-def _index(
-    files: Mapping[str, list[str]], sharded: ShardedModel | WholeModel, stored: Mapping[str, StoredTensor]
-) -> dict[str, object]:
-    total = sum(math.prod(rows.full_shape) * stored[name].dtype.itemsize for name, rows in sharded.rows.items())
+def _index(files: Mapping[str, list[str]], places: Places) -> dict[str, object]:
+    total = sum(math.prod(shape) * dtype.itemsize for shape, dtype in places.values())
     return {
         "metadata": {"total_size": total},
         "weight_map": {name: file for file, names in files.items() for name in names},

@@ -16,11 +16,12 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
-from jobs.train.model import PackedCausalLM, allocate
+from jobs.train.model import PackedModel, allocate
 from jobs.train.one_rank import WholeModel
 
-Precision = Literal["bf16", "fp32"]
-COMPUTE_TYPES: dict[Precision, torch.dtype] = {"bf16": torch.bfloat16, "fp32": torch.float32}
+Precision = Literal["bf16", "fp32", "fp64"]
+"""What layers compute in. Masters and sums are fp32; with fp64, which tests of exactness use, they are fp64 too."""
+COMPUTE_TYPES: dict[Precision, torch.dtype] = {"bf16": torch.bfloat16, "fp32": torch.float32, "fp64": torch.float64}
 
 KEEP_GATHERED_BYTES = 4 << 30
 """A model whose weights in the compute type fit in 4 GiB (2 billion parameters in bf16) stays gathered from the first
@@ -79,7 +80,7 @@ class LocalRows:
 class ShardedModel:
     """A model after `shard_model`, with this rank's rows by parameter name."""
 
-    module: PackedCausalLM
+    module: PackedModel
     mesh: DeviceMesh
     keep_gathered: bool
     rows: dict[str, LocalRows]
@@ -109,7 +110,7 @@ class ShardedModel:
                 module.reshard()
 
 
-def shard_model(module: PackedCausalLM, mesh: DeviceMesh, precision: Precision) -> ShardedModel | WholeModel:
+def shard_model(module: PackedModel, mesh: DeviceMesh, precision: Precision) -> ShardedModel | WholeModel:
     """Cuts a model on the meta device into groups and rows, unless one rank has it whole; nothing is allocated yet."""
     if mesh.size() == 1:
         return WholeModel(module, mesh, COMPUTE_TYPES[precision])
@@ -119,7 +120,8 @@ def shard_model(module: PackedCausalLM, mesh: DeviceMesh, precision: Precision) 
     gathered_bytes = sum(math.prod(shape) for shape in full_shapes.values()) * compute_type.itemsize
     keep_gathered = gathered_bytes <= KEEP_GATHERED_BYTES
     data_mesh = mesh["shard"] if mesh["replicate"].size() == 1 else mesh["replicate", "shard"]
-    policy = MixedPrecisionPolicy(param_dtype=compute_type, reduce_dtype=torch.float32, cast_forward_inputs=False)
+    sum_type = torch.promote_types(compute_type, torch.float32)
+    policy = MixedPrecisionPolicy(param_dtype=compute_type, reduce_dtype=sum_type, cast_forward_inputs=False)
     for group in [*module.layers, module]:
         fully_shard(group, mesh=data_mesh, mp_policy=policy, reshard_after_forward=not keep_gathered)
         _sum_gradients(cast(FSDPModule, group), mesh)

@@ -1,8 +1,8 @@
 """One model being trained (or only scored) over the ranks of a mesh: few verbs, no Ray, the same bits under any host.
 
     load -> (forward_backward -> step)* -> export
-              |  micro-batches      one all-reduce: gradient norm, loss, flags; clip; AdamW
-              forward: log-probabilities only
+              |  micro-batches      one all-reduce: gradient norm, loss, metrics, flags; clip; AdamW
+              forward: log-probabilities or scores only
 
 Every verb is collective: all ranks call it, with the same number of micro-batches (`empty_batch` fills up).
 """
@@ -18,18 +18,18 @@ from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 
 from cluster.storage import Store
+from configs.schema.objectives import Lora
 from configs.schema.training import Optimizer
+from jobs.train.adapters import checkpoint_name
 from jobs.train.batch import PackedBatch
-from jobs.train.export import export_model
-from jobs.train.fsdp import COMPUTE_TYPES, Precision, ShardedModel, device_of, shard_model
-from jobs.train.model import build_on_meta, read_config
-from jobs.train.objectives.lm import next_token_loss
-from jobs.train.one_rank import WholeModel
+from jobs.train.export import export_model, gather_on_first_rank
+from jobs.train.fsdp import COMPUTE_TYPES, LocalRows, Precision, ShardedModel, device_of, shard_model
+from jobs.train.initial import set_initial, where_from
+from jobs.train.merge import export_merged, write_adapters, write_reward_config
+from jobs.train.model import Head, build_on_meta, read_config
+from jobs.train.objectives.objective import LossFunction, Mean, mean_of
+from jobs.train.one_rank import WholeModel, WholeRows
 from jobs.train.optimizer import AdamW
-from jobs.train.weights import check_tensors, list_tensors, read_rows
-
-ALWAYS_IGNORABLE = (r"rotary_emb\.inv_freq$",)
-"""Buffers that old checkpoints carry; they are computed from the config."""
 
 
 class NonFiniteLoss(ArithmeticError):
@@ -51,24 +51,19 @@ class LearnerSpec:
     """None: a frozen scorer, kept in the compute type, without gradients and moments."""
     activation_checkpointing: bool = False
     trust_remote_code: bool = False
+    head: Head = "logprobs"
+    """scores: a new head of one row where the model directory has none, drawn from `seed`."""
+    seed: int = 0
+    lora: Lora | None = None
 
 
 @dataclass(frozen=True)
-class TokenLogprobs:
-    """The result of a forward pass without gradient."""
+class StepSums:
+    """What this rank's micro-batches add to the global batch."""
 
-    logprobs_W: Tensor
-    """fp32, at the positions with weight > 0, in order."""
-
-
-@dataclass(frozen=True)
-class LossSums:
-    """What this rank's micro-batches add to the loss of the global batch, before it is divided."""
-
-    loss_sum: Tensor
-    """fp64 ()"""
-    weight_sum: Tensor
-    """fp64 ()"""
+    loss: Tensor
+    """fp64 (), its share of the loss."""
+    metrics: dict[str, Mean]
 
 
 @dataclass(frozen=True)
@@ -76,13 +71,14 @@ class StepMetrics:
     """One optimizer step, over all ranks."""
 
     loss: float
-    """Mean over the weight of the global batch, in nats."""
-    weight: float
-    """Of the global batch."""
     gradient_norm: float
     """Before clipping."""
+    metrics: dict[str, float]
+    """What the objective watches, and `entropy`; without those that had nothing to count."""
     stop: bool
     """Some rank asked to stop after this step."""
+    checkpoint: bool
+    """Some rank asked for a checkpoint after this step."""
 
 
 class RowSpan(NamedTuple):
@@ -108,14 +104,14 @@ class Learner:
         self.spec = spec
         self.device = device_of(mesh)
         self.config = read_config(spec.model, spec.trust_remote_code)
-        self.stored = list_tensors(spec.model)
-        module = build_on_meta(self.config, spec.trust_remote_code)
-        wanted = {name: tuple(parameter.shape) for name, parameter in module.named_parameters()}
-        ignorable = ALWAYS_IGNORABLE if module.lm_head is not None else (*ALWAYS_IGNORABLE, r"^lm_head\.weight$")
-        check_tensors(wanted, self.stored, ignorable, spec.model.root)
+        master_type = torch.promote_types(COMPUTE_TYPES[spec.precision], torch.float32)
+        module = build_on_meta(self.config, spec.trust_remote_code, spec.head, spec.lora, master_type)
+        shapes = {name: tuple(parameter.shape) for name, parameter in module.named_parameters()}
+        self.stored = where_from(spec.model, shapes)
         if spec.optimizer is None:
             module.requires_grad_(False)
-            for parameter in module.parameters():  # not the buffers: rotary angles need fp32
+        for parameter in module.parameters():  # not the buffers: rotary angles need fp32
+            if not parameter.requires_grad:
                 parameter.data = parameter.data.to(COMPUTE_TYPES[spec.precision])
         if spec.activation_checkpointing:
             module.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -126,69 +122,81 @@ class Learner:
     def optimizer(self) -> AdamW | None:
         """None for a frozen scorer. Made at its first use: loading then never holds more than the weights."""
         if self._moments is None and self.spec.optimizer is not None:
-            matrices = frozenset(name for name, rows in self.sharded.rows.items() if len(rows.full_shape) > 1)
+            matrices = frozenset(name for name, rows in self._trained().items() if len(rows.full_shape) > 1)
             self._moments = AdamW(self._values(), matrices, self.spec.optimizer)
         return self._moments
 
     def load(self) -> None:
         """Allocates this rank's rows and reads them, and only them, from the model directory."""
         self.sharded.allocate(self.device)
-        for name, rows in self.sharded.rows.items():
-            read_rows(self.spec.model, self.stored[name], rows.first_row, rows.values)
+        set_initial(self.sharded.rows, self.stored, self.spec.model, self.spec.seed)
 
     @torch.no_grad()
-    def forward(self, batch: PackedBatch, temperature: float = 1.0) -> TokenLogprobs:
-        """Log-probabilities of the batch's weighted targets, without gradient."""
+    def forward(self, batch: PackedBatch, temperature: float = 1.0) -> Tensor:
+        """Without gradient: fp32 (W,) log-probabilities of the batch's weighted targets, or (S,) scores of its segments."""
         self.sharded.before_forward()
-        return TokenLogprobs(self.sharded.module(batch.to(self.device), temperature))
+        return self.sharded.module(batch.to(self.device), temperature).values
 
-    def forward_backward(self, micro_batches: Sequence[PackedBatch], denominator: float) -> LossSums:
-        """Adds the gradient of the next-token loss over `micro_batches`, summed over ranks after the last of them.
+    def forward_backward(self, micro_batches: Sequence[PackedBatch], loss_function: LossFunction) -> StepSums:
+        """Adds the gradient of the loss over `micro_batches`, summed over ranks after the last of them.
 
         Args:
             micro_batches: at least one, as many as on every other rank.
-            denominator: weight sum of the global batch, over all ranks.
+            loss_function: of this step, from an objective (jobs/train/objectives).
         """
         assert micro_batches, "every rank needs a micro-batch; use empty_batch()"
-        loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
-        weight_sum = torch.zeros_like(loss_sum)
+        loss = torch.zeros((), dtype=torch.float64, device=self.device)
+        metrics: dict[str, Mean] = {}
         self.sharded.before_forward()
         for number, batch in enumerate(micro_batches, start=1):
             batch = batch.to(self.device)
             self.sharded.begin_backward_of(number, len(micro_batches))
-            logprobs_W = self.sharded.module(batch, 1.0)
-            objective = next_token_loss(logprobs_W, batch.weights_W, denominator)
-            objective.loss.backward()
-            loss_sum += objective.loss_sum
-            weight_sum += objective.weight_sum
-        return LossSums(loss_sum, weight_sum)
+            outputs = self.sharded.module(batch, 1.0)
+            contribution = loss_function(outputs.values, batch)
+            contribution.loss.backward()
+            loss += contribution.loss.detach()
+            for name, mean in {**contribution.metrics, "entropy": mean_of(outputs.entropy_K)}.items():
+                before = metrics.get(name)
+                metrics[name] = mean if before is None else Mean(before.total + mean.total, before.count + mean.count)
+        return StepSums(loss, metrics)
 
-    def step(self, learning_rate: float, sums: LossSums, stop: bool = False) -> StepMetrics:
+    def sum_over_ranks(self, value: float) -> float:
+        """The sum of a number over all ranks, in fp64."""
+        return self.sums_over_ranks(torch.tensor([value]))[0]
+
+    def sums_over_ranks(self, values_N: Tensor) -> list[float]:
+        """The sums of some numbers over all ranks, in fp64."""
+        totals_N = values_N.to(self.device, torch.float64, copy=True)
+        dist.all_reduce(totals_N)
+        return totals_N.tolist()
+
+    def step(self, learning_rate: float, sums: StepSums, stop: bool = False, checkpoint: bool = False) -> StepMetrics:
         """Clips the gradient, updates the weights, forgets the gradient; one all-reduce in all.
 
         Args:
             sums: of this rank, from `forward_backward`.
-            stop: this rank wants to stop after this step; every rank learns of it in the metrics.
+            stop, checkpoint: what this rank wants after this step; every rank learns of it in the metrics.
 
         Raises:
             NonFiniteLoss: on every rank, with weights and moments unchanged.
         """
         optimizer = self.optimizer
         assert optimizer is not None, "a Learner without optimizer does not step"
-        gradients = {name: rows.gradient for name, rows in self.sharded.rows.items() if rows.rows}
+        gradients = {name: rows.gradient for name, rows in self._trained().items() if rows.rows}
         squares = torch.stack([torch.linalg.vector_norm(grad).double().square() for grad in gradients.values()]).sum()
-        finite = torch.isfinite(squares) & torch.isfinite(sums.loss_sum)
+        finite = torch.isfinite(squares) & torch.isfinite(sums.loss)
         # Replicas hold the same reduced gradient, so each contributes its part of the one norm.
         squares = squares / self.sharded.mesh["replicate"].size()
-        flags = torch.tensor([0.0, stop], dtype=torch.float64, device=self.device)
+        flags = torch.tensor([0.0, stop, checkpoint], dtype=torch.float64, device=self.device)
         flags[0] = (~finite).double()
-        reduced = torch.cat([torch.stack([squares, sums.loss_sum, sums.weight_sum]), flags])
+        watched = [part for mean in sums.metrics.values() for part in (mean.total, mean.count)]
+        reduced = torch.cat([torch.stack([squares, sums.loss]), flags, torch.stack(watched)])
         dist.all_reduce(reduced)
-        square, loss_sum, weight, broken_ranks, stopping = reduced.tolist()
+        square, loss, broken_ranks, stopping, saving, *watched_sums = reduced.tolist()
         if broken_ranks:
             self.zero_gradients()
             raise NonFiniteLoss(
-                f"loss sum {loss_sum}, squared gradient norm {square}: not finite on {int(broken_ranks)} of "
+                f"loss {loss}, squared gradient norm {square}: not finite on {int(broken_ranks)} of "
                 f"{dist.get_world_size()} ranks. The weights are unchanged; lower the learning rate or look at this batch."
             )
         norm = math.sqrt(square)
@@ -198,7 +206,9 @@ class Learner:
         optimizer.step(self._values(), gradients, learning_rate)
         self.sharded.rows_changed()
         self.zero_gradients()
-        return StepMetrics(loss=loss_sum / weight, weight=weight, gradient_norm=norm, stop=stopping > 0)
+        pairs = zip(sums.metrics, watched_sums[::2], watched_sums[1::2], strict=True)
+        metrics = {name: total / count for name, total, count in pairs if count}
+        return StepMetrics(loss, norm, metrics, stop=stopping > 0, checkpoint=saving > 0)
 
     def zero_gradients(self) -> None:
         """Forgets the gradient of this step."""
@@ -222,7 +232,7 @@ class Learner:
         spans: dict[str, RowSpan] = {}
         kinds = ("param",) if self.optimizer is None else ("param", "exp_avg", "exp_avg_sq")
         for kind in kinds:
-            for name, rows in self.sharded.rows.items():
+            for name, rows in self._trained().items():
                 spans[f"{kind}/{name}"] = RowSpan(rows.first_row, rows.rows, rows.full_shape)
         if self.optimizer is not None:
             held = len(self.state()["steps_done"])
@@ -244,8 +254,37 @@ class Learner:
             self.optimizer.steps_done.copy_(read("steps_done", 0, 1))
 
     def export(self, output: Store) -> None:
-        """Writes a model directory as transformers and vLLM read it; raises StorageError or OSError where it cannot."""
-        export_model(self.sharded, self.stored, self.spec.model, output)
+        """Writes a model directory as transformers and vLLM read it, adapters added to the weights.
+
+        Raises StorageError or OSError where it cannot.
+        """
+        if self.spec.lora is None:
+            stored = {checkpoint_name(name): place for name, place in self.stored.items()}
+            export_model(self.sharded, stored, self.spec.model, output)
+        else:
+            export_merged(self._trained_on_first_rank(), self.spec.lora, self.spec.model, output)
+        if self.spec.head == "scores":
+            write_reward_config(output)
+        dist.barrier()
+
+    def export_adapters(self, output: Store) -> None:
+        """Writes what was trained beside the frozen weights, in PEFT's format."""
+        assert self.spec.lora is not None, "there are no adapters"
+        write_adapters(self._trained_on_first_rank(), self.spec.lora, self.spec.model, output)
+        dist.barrier()
+
+    def draw_dropout(self, seed: int, step: int) -> None:
+        """Keys the adapters' dropout by (seed, step, rank), so that there is no generator to save."""
+        if self.spec.lora is not None and self.spec.lora.dropout > 0:
+            torch.manual_seed((seed * 1_000_003 + step) * 1_009 + dist.get_rank())
+
+    def _trained_on_first_rank(self) -> dict[str, Tensor]:
+        return gather_on_first_rank(self.sharded, self._trained())
+
+    def _trained(self) -> dict[str, LocalRows | WholeRows]:
+        return {name: rows for name, rows in self.sharded.rows.items() if rows.parameter.requires_grad}
 
     def _values(self) -> dict[str, Tensor]:
-        return {name: rows.values for name, rows in self.sharded.rows.items()}
+        """What is trained; of a frozen scorer everything."""
+        rows = self.sharded.rows if self.spec.optimizer is None else self._trained()
+        return {name: own.values for name, own in rows.items()}

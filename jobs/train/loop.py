@@ -1,6 +1,7 @@
 """The training loop: the same code under every host (a Ray Train worker, a plain actor, a multiprocessing rank).
 
-    restore ─► for each step: read ─► forward_backward ─► step (one all-reduce) ─► report ─► checkpoint if due ─► export
+    load ─► references ─► restore ─► for each step: read ─► loss ─► forward_backward ─► step (one all-reduce) ─► held-out
+                                                    ─► report ─► checkpoint if due ─► export
 
 What a host provides: an initialised process group, and `Reporter`, which carries numbers out and a wish to stop in. This
 module imports no ray.
@@ -8,7 +9,7 @@ module imports no ray.
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 import psutil
@@ -17,12 +18,16 @@ import torch.distributed as dist
 from cluster import kill_points
 from cluster.storage import Store
 from configs.schema.training import TrainStage
+from jobs.train import heldout
+from jobs.train.bad_batch import save_bad_batch
 from jobs.train.checkpoint import CheckpointWriter, find_checkpoints, restore
 from jobs.train.fsdp import build_mesh, set_threads
-from jobs.train.learner import Learner, LearnerSpec
+from jobs.train.learner import Learner, LearnerSpec, NonFiniteLoss, StepMetrics
+from jobs.train.objectives import learns_best_prompt, objective_of
 from jobs.train.optimizer import learning_rate
 from jobs.train.plan import rows_per_step
 from jobs.train.reader import RowReader
+from jobs.train.reference import check_references, compute_references, find_references, steps_until_all_rows
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,10 @@ class TrainJob:
     artifact: Store
     attempt: int
     output: Store
+    reference: Store | None = None
+    """The reference's model directory where it is not the model that is trained."""
+    general: Store | None = None
+    """Shards of general text, for the forgetting budget."""
 
 
 class Ending(Enum):
@@ -58,56 +67,167 @@ Reporter = Callable[[dict[str, float]], bool]
 """Takes the metrics of a step, returns whether somebody asked to stop. Called on rank 0 only; must not block."""
 
 
+@dataclass
+class _Run:
+    """What a rank holds while it trains."""
+
+    job: TrainJob
+    learner: Learner
+    reader: RowReader
+    sets: list[heldout.HeldoutSet]
+    checkpoints: CheckpointWriter
+    history: list[dict[str, float]] = field(default_factory=list)
+    saved_at: float = field(default_factory=time.monotonic)
+    stop_wanted: bool = False
+
+    @property
+    def keep_best(self) -> bool:
+        evaluation = self.job.stage.heldout
+        return evaluation is not None and evaluation.export == "best"
+
+
 def run_training(job: TrainJob, report: Reporter) -> Ending:
     """Trains to the end, or until it is asked to stop. All ranks call it together."""
+    run = _prepare(job)
+    start = int(run.history[-1]["step"]) if run.history else 0
+    ending = Ending.FINISHED
+    for step in range(start, job.total_steps):
+        done = _train_step(run, step, report)
+        last = step + 1 == job.total_steps
+        reason = _measure(run, step, last, report)
+        regular = (step + 1) % job.stage.checkpoints.every_steps == 0
+        if done.stop or done.checkpoint or regular or last or reason or _is_best(run):
+            best = heldout.best_step(run.history) if run.keep_best else None
+            run.checkpoints.save(run.learner, step + 1, run.history, best)
+            run.saved_at = time.monotonic()
+        if reason is not None:
+            break
+        if done.stop and not last:
+            ending = Ending.STOPPED
+            break
+    run.reader.close()
+    run.checkpoints.close()
+    if ending is Ending.FINISHED:
+        _export(run)
+    return ending
+
+
+def _prepare(job: TrainJob) -> _Run:
+    """A loaded learner with everything beside it, at the step where it goes on."""
     stage, rank, world_size = job.stage, dist.get_rank(), dist.get_world_size()
     set_threads(stage.resources.threads_per_rank)
-    spec = LearnerSpec(job.model, stage.precision, stage.optimizer, stage.activation_checkpointing)
-    learner = Learner(spec, build_mesh(world_size))
-    learner.load()
-    start, history = _resume(learner, job)
+    objective = objective_of(stage)
     count = rows_per_step(stage, job.context)
-    reader = RowReader(job.shards, "train", job.seed, count, rank, world_size, stage.micro_batch_tokens)
+    reader = RowReader(
+        job.shards, "train", job.seed, count, rank, world_size, stage.micro_batch_tokens, learns_best_prompt(stage)
+    )
+    sets = heldout.open_sets(stage, job.shards, job.general)
+    learner = _load(job, job.model, trained=True)
+    if objective.needs_reference:
+        _add_references(job, learner, reader, sets, count)
     checkpoints = CheckpointWriter(job.artifact, job.attempt, stage.checkpoints.keep)
-    stop_wanted = False
-
-    for step in range(start, job.total_steps):
-        began = time.perf_counter()
-        batch = reader.batch(step)
-        sums = learner.forward_backward(batch.micro_batches, batch.denominator)
-        rate = learning_rate(step, job.total_steps, stage.optimizer)
-        done = learner.step(rate, sums, stop=stop_wanted)
-        kill_points.reach("after_optimizer_step_before_checkpoint")
-        elapsed_s = time.perf_counter() - began
-        history.append({
-            "step": step + 1, "loss": done.loss, "learning_rate": rate, "grad_norm": done.gradient_norm, "tokens": batch.tokens,
-        })  # fmt: skip
-        if rank == 0:
-            speed = {"tokens_per_s": batch.tokens / elapsed_s, "rss_gib": psutil.Process().memory_info().rss / 2**30}
-            stop_wanted = report({**history[-1], **speed})
-        last = step + 1 == job.total_steps
-        if done.stop or (step + 1) % stage.checkpoints.every_steps == 0 or last:
-            checkpoints.save(learner, step + 1, history)
-        if done.stop and not last:
-            checkpoints.close()
-            reader.close()
-            return Ending.STOPPED
-
-    reader.close()
-    checkpoints.close()
-    learner.export(job.output.below("model"))
-    if rank == 0:
-        job.output.write_json("history.json", history)
-    return Ending.FINISHED
+    run = _Run(job, learner, reader, sets, checkpoints)
+    run.history = _resume(learner, job)
+    if not run.history:
+        if objective.needs_reference and job.reference is None:
+            check_references(learner, reader.read(0))
+        if sets and job.total_steps:
+            run.history.append({"step": 0, **heldout.measure(learner, sets)})
+    return run
 
 
-def _resume(learner: Learner, job: TrainJob) -> tuple[int, list[dict[str, float]]]:
-    """Loads the newest checkpoint of any attempt; (steps done, metrics so far)."""
+def _load(job: TrainJob, model: Store, trained: bool) -> Learner:
+    stage = job.stage
+    spec = LearnerSpec(
+        model, stage.precision, stage.optimizer if trained else None, stage.activation_checkpointing,
+        head=objective_of(stage).head, seed=job.seed, lora=stage.lora if trained else None,
+    )  # fmt: skip
+    learner = Learner(spec, build_mesh(dist.get_world_size(), stage.resources.replicas))
+    learner.load()
+    return learner
+
+
+def _add_references(
+    job: TrainJob, learner: Learner, reader: RowReader, sets: list[heldout.HeldoutSet], count: int
+) -> None:
+    """The reference model is in memory only here; where the trained model is its own reference, that one is used."""
+    reader.references = find_references(job.artifact)
+    if reader.references is not None and not sets:
+        return
+    reference = learner if job.reference is None else _load(job, job.reference, trained=False)
+    if reader.references is None:
+        steps = steps_until_all_rows(job.total_steps, reader.row_count, count)
+        reader.references = compute_references(reference, reader, steps, job.output)
+    heldout.add_references(sets, reference, job.output)
+
+
+def _train_step(run: _Run, step: int, report: Reporter) -> StepMetrics:
+    job, learner = run.job, run.learner
+    began = time.perf_counter()
+    batch = run.reader.batch(step)
+    loss_function = objective_of(job.stage).loss_of_step(learner, batch)
+    learner.draw_dropout(job.seed, step)
+    sums = learner.forward_backward(batch.micro_batches, loss_function)
+    rate = learning_rate(step, job.total_steps, job.stage.optimizer)
+    every_minutes = job.stage.checkpoints.every_minutes
+    save = every_minutes is not None and time.monotonic() - run.saved_at >= 60 * every_minutes
+    try:
+        done = learner.step(rate, sums, stop=run.stop_wanted, checkpoint=save)
+    except NonFiniteLoss as error:
+        raise NonFiniteLoss(
+            f"step {step + 1}: {error} {save_bad_batch(job.artifact, job.attempt, step, batch)}"
+        ) from error
+    kill_points.reach("after_optimizer_step_before_checkpoint")
+    elapsed_s = time.perf_counter() - began
+    run.history.append({
+        "step": step + 1, "loss": done.loss, "learning_rate": rate, "grad_norm": done.gradient_norm, "tokens": batch.tokens,
+        **done.metrics,
+    })  # fmt: skip
+    if dist.get_rank() == 0:
+        seen = {
+            "tokens_per_s": batch.tokens / elapsed_s,
+            "rss_gib": psutil.Process().memory_info().rss / 2**30,
+            "idle_share": batch.idle_share,
+        }
+        run.stop_wanted = report({**run.history[-1], **seen}) or run.stop_wanted
+    return done
+
+
+def _measure(run: _Run, step: int, last: bool, report: Reporter) -> str | None:
+    """Held-out metrics where they are due; why the run should end now, if it should. The same on every rank."""
+    evaluation = run.job.stage.heldout
+    if evaluation is None or not (last or (step + 1) % evaluation.every_steps == 0):
+        return None
+    run.history[-1] |= heldout.measure(run.learner, run.sets)
+    if dist.get_rank() == 0:
+        report(run.history[-1])
+    return heldout.reason_to_stop(evaluation, run.history)
+
+
+def _is_best(run: _Run) -> bool:
+    """Whether the state has just been measured, is the best so far, and may be what is exported."""
+    return run.keep_best and heldout.best_step(run.history) == run.history[-1]["step"]
+
+
+def _export(run: _Run) -> None:
+    job = run.job
+    wanted = heldout.best_step(run.history) if run.keep_best else None
+    if wanted is not None and wanted != run.history[-1]["step"]:
+        restore(run.learner, next(kept for kept in find_checkpoints(job.artifact) if kept.step == wanted))
+    run.learner.export(job.output.below("model"))
+    if job.stage.lora is not None:
+        run.learner.export_adapters(job.output.below("adapter"))
+    if dist.get_rank() == 0:
+        job.output.write_json("history.json", run.history)
+
+
+def _resume(learner: Learner, job: TrainJob) -> list[dict[str, float]]:
+    """Loads the newest checkpoint of any attempt; the metrics so far."""
     newest = find_checkpoints(job.artifact)[-1:]
     # Rank 0 decides, so that no two ranks resume from different checkpoints while an old writer still prunes.
     chosen = [newest[0] if newest else None]
     dist.broadcast_object_list(chosen, src=0)
     if chosen[0] is None:
-        return 0, []
+        return []
     restore(learner, chosen[0])
-    return chosen[0].step, chosen[0].history()
+    return chosen[0].history()

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 
-from jobs.train.model import PackedCausalLM, allocate
+from jobs.train.model import PackedModel, allocate
 
 
 @dataclass
@@ -65,7 +65,7 @@ class WholeRows:
 class WholeModel:
     """The counterpart of fsdp.ShardedModel for a mesh of one rank."""
 
-    def __init__(self, module: PackedCausalLM, mesh: DeviceMesh, compute_type: torch.dtype) -> None:
+    def __init__(self, module: PackedModel, mesh: DeviceMesh, compute_type: torch.dtype) -> None:
         self.module, self.mesh = module, mesh
         self.rows: dict[str, WholeRows] = {}
         self._compute_type = compute_type
@@ -77,7 +77,7 @@ class WholeModel:
             parameter.data = parameter.data.to(self._compute_type)
         allocate(self.module, device)
         for name, parameter in self.module.named_parameters():
-            trained_in_copy = parameter.requires_grad and self._compute_type is not torch.float32
+            trained_in_copy = parameter.requires_grad and self._compute_type is torch.bfloat16
             values = torch.empty(parameter.shape, device=device) if trained_in_copy else parameter.detach()
             self.rows[name] = WholeRows(parameter, values)
             if trained_in_copy:

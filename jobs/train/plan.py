@@ -8,12 +8,12 @@ There is no state to save: the order of epoch e is drawn from a generator keyed 
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from configs.schema.training import TrainStage
+from configs.schema.training import ExampleStage, LanguageModelStage, TrainStage
 
 Rows = NDArray[np.int64]
 
@@ -26,6 +26,19 @@ class RowTable:
     row: Rows
     tokens: Rows
     weight: NDArray[np.float64]
+    _orders: dict[tuple[int, int], Rows] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def epoch_order(self, seed: int, epoch: int) -> Rows:
+        """`epoch_order` of these rows; the last two epochs are kept, because every step asks for one."""
+        if (seed, epoch) not in self._orders:
+            while len(self._orders) > 1:
+                del self._orders[next(iter(self._orders))]
+            self._orders[seed, epoch] = epoch_order(self.shard, seed, epoch)
+        return self._orders[seed, epoch]
+
+    def first(self, count: int | None) -> "RowTable":
+        """The first `count` rows; None for all of them."""
+        return RowTable(self.shard[:count], self.row[:count], self.tokens[:count], self.weight[:count])
 
     def __len__(self) -> int:
         return len(self.shard)
@@ -38,17 +51,26 @@ class StepPlan:
     Every rank has the same number of micro-batches, empty ones included, because each is a round of collectives.
 
     Example:
-        StepPlan(ranks=(((4, 7), (1,)), ((9,), (3,))), denominator=4090.0, tokens=4096)
+        StepPlan(ranks=(((4, 7), (1,)), ((9,), (3,))), weight=4090.0, tokens=4096, rows=4)
     """
 
     ranks: tuple[tuple[tuple[int, ...], ...], ...]
-    denominator: float
-    """Sum of the weights of all rows of the step: the loss is divided by it on every rank."""
+    weight: float
+    """Sum of the weights of all rows of the step: next-token loss is divided by it on every rank."""
     tokens: int
+    rows: int
+
+    def idle_share(self, token_counts: "Rows") -> float:
+        """Share of the ranks' time in which they wait for the one with the most tokens."""
+        loads = [sum(int(token_counts[row]) for batch in rank for row in batch) for rank in self.ranks]
+        return 1 - sum(loads) / (max(loads) * len(loads))
 
 
 def rows_per_step(stage: TrainStage, context: int) -> int:
-    """How many packed rows a global batch holds: a row is a fixed budget of tokens, nearly full."""
+    """How many rows a global batch holds: examples, or packed rows, each a fixed budget of tokens and nearly full."""
+    if isinstance(stage, ExampleStage):
+        return stage.batch_examples
+    assert isinstance(stage, LanguageModelStage), stage
     return max(1, stage.batch_tokens // context)
 
 
@@ -73,14 +95,14 @@ def epoch_order(shard: Rows, seed: int, epoch: int) -> Rows:
     return np.concatenate(order)
 
 
-def rows_of_step(shard: Rows, seed: int, step: int, count: int) -> Rows:
+def rows_of_step(table: RowTable, seed: int, step: int, count: int) -> Rows:
     """The rows of global batch `step` (from 0): `count` consecutive ones of the stream of epochs, shape (count,)."""
-    first, row_count = step * count, len(shard)
+    first, row_count = step * count, len(table)
     rows: list[Rows] = []
     position = first
     while position < first + count:
         epoch, offset = divmod(position, row_count)
-        taken = epoch_order(shard, seed, epoch)[offset : offset + first + count - position]
+        taken = table.epoch_order(seed, epoch)[offset : offset + first + count - position]
         rows.append(taken)
         position += len(taken)
     return np.concatenate(rows)
@@ -88,14 +110,14 @@ def rows_of_step(shard: Rows, seed: int, step: int, count: int) -> Rows:
 
 def plan_step(table: RowTable, seed: int, step: int, count: int, world_size: int, micro_batch_tokens: int) -> StepPlan:
     """Gives the rows of a step to ranks and micro-batches so that every rank has about the same number of tokens."""
-    rows = rows_of_step(table.shard, seed, step, count)
+    rows = rows_of_step(table, seed, step, count)
     tokens = {int(row): int(table.tokens[row]) for row in rows}
     per_rank = [
         _micro_batches(mine, tokens, micro_batch_tokens) for mine in _balance(rows.tolist(), tokens, world_size)
     ]
     rounds = max(len(batches) for batches in per_rank)
     ranks = tuple(tuple(batches) + ((),) * (rounds - len(batches)) for batches in per_rank)
-    return StepPlan(ranks, denominator=float(table.weight[rows].sum()), tokens=int(table.tokens[rows].sum()))
+    return StepPlan(ranks, float(table.weight[rows].sum()), int(table.tokens[rows].sum()), len(rows))
 
 
 def _balance(rows: Sequence[int], tokens: dict[int, int], world_size: int) -> list[list[int]]:

@@ -15,6 +15,7 @@ import statistics
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -73,13 +74,15 @@ def learner_side(arguments: argparse.Namespace):
     from configs.schema.training import Optimizer
     from jobs.train.fsdp import build_mesh
     from jobs.train.learner import Learner, LearnerSpec
+    from jobs.train.objectives.lm import next_token_loss
 
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     learner = Learner(LearnerSpec(open_store(arguments.model), "bf16", Optimizer()), build_mesh(1))
     learner.load()
 
     def step(batches: list, denominator: float) -> float:
-        return learner.step(LEARNING_RATE, learner.forward_backward(batches, denominator)).loss
+        loss_function = partial(next_token_loss, denominator=denominator)
+        return learner.step(LEARNING_RATE, learner.forward_backward(batches, loss_function)).loss
 
     return step
 
@@ -90,23 +93,25 @@ def bare_side(arguments: argparse.Namespace):
     from transformers import AutoModelForCausalLM
 
     from jobs.train.attention import ATTENTION_NAME, register
-    from jobs.train.model import PackedCausalLM
+    from jobs.train.model import PackedModel
     from jobs.train.objectives.lm import next_token_loss
 
     register()
-    model = PackedCausalLM(
-        AutoModelForCausalLM.from_pretrained(arguments.model, attn_implementation=ATTENTION_NAME, dtype=torch.bfloat16)
-    ).train()
+    causal_lm = AutoModelForCausalLM.from_pretrained(
+        arguments.model, attn_implementation=ATTENTION_NAME, dtype=torch.bfloat16
+    )
+    tied = causal_lm.lm_head.weight is causal_lm.model.embed_tokens.weight
+    model = PackedModel(causal_lm.model, None if tied else causal_lm.lm_head, None).train()
     weights = list(model.parameters())
     masters = [torch.nn.Parameter(weight.detach().float()) for weight in weights]
     optimizer = torch.optim.AdamW(masters, lr=LEARNING_RATE, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
 
     def step(batches: list, denominator: float) -> float:
-        loss_sum = 0.0
+        loss = 0.0
         for batch in batches:
-            objective = next_token_loss(model(batch, 1.0), batch.weights_W, denominator)
-            objective.loss.backward()
-            loss_sum += float(objective.loss_sum)
+            share = next_token_loss(model(batch, 1.0).values, batch, denominator).loss
+            share.backward()
+            loss += float(share)
             for weight, master in zip(weights, masters, strict=True):
                 gradient = weight.grad.float()
                 master.grad = gradient if master.grad is None else master.grad.add_(gradient)
@@ -116,7 +121,7 @@ def bare_side(arguments: argparse.Namespace):
         optimizer.zero_grad()
         with torch.no_grad():
             torch._foreach_copy_(weights, masters)
-        return loss_sum / denominator
+        return loss
 
     return step
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from configs.loader import ConfigError, load_run, schema
-from configs.schema.training import TrainStage
+from configs.schema.training import LanguageModelStage
 from configs.schema.tree import hashed_values
 
 BASE = """\
@@ -44,7 +44,7 @@ def write(tmp_path: Path, text: str, name: str = "run.yaml") -> str:
 def test_a_run_file_becomes_a_frozen_tree(tmp_path: Path) -> None:
     run = load_run(write(tmp_path, BASE)).run
     cpt = run.stages["cpt"]
-    assert isinstance(cpt, TrainStage)
+    assert isinstance(cpt, LanguageModelStage)
     assert cpt.optimizer.learning_rate == 2e-5
     assert cpt.steps == 4
     with pytest.raises(ValueError, match="frozen"):
@@ -77,7 +77,7 @@ def test_extends_merges_deeply_and_replaces_lists(tmp_path: Path) -> None:
     text = "extends: base.yaml\nseed: 9\nstages:\n  cpt:\n    steps: 7\n"
     run = load_run(write(tmp_path, text)).run
     cpt = run.stages["cpt"]
-    assert isinstance(cpt, TrainStage)
+    assert isinstance(cpt, LanguageModelStage)
     assert (run.seed, cpt.steps, cpt.optimizer.learning_rate) == (9, 7, 2e-5)
 
 
@@ -97,7 +97,7 @@ def test_extends_in_a_circle_is_an_error(tmp_path: Path) -> None:
 def test_overrides_win_and_are_named_in_errors(tmp_path: Path) -> None:
     file = write(tmp_path, BASE)
     cpt = load_run(file, ("stages.cpt.steps=11", "stages.cpt.optimizer.learning_rate=1e-4")).run.stages["cpt"]
-    assert isinstance(cpt, TrainStage)
+    assert isinstance(cpt, LanguageModelStage)
     assert (cpt.steps, cpt.optimizer.learning_rate) == (11, 1e-4)
     with pytest.raises(ConfigError, match=r"override 'stages.cpt.stepz=1': unknown key .* did you mean `steps`"):
         load_run(file, ("stages.cpt.stepz=1",))

@@ -40,8 +40,8 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 def test_a_packed_segment_scores_as_it_does_alone_in_transformers(model) -> None:
     learner, reference = model
     segments = [segment(length, seed) for seed, length in enumerate(LENGTHS)]
-    packed = learner.forward(pack_rows([row(*segments)])).logprobs_W
-    alone = torch.cat([learner.forward(pack_rows([row(ids)])).logprobs_W for ids in segments])
+    packed = learner.forward(pack_rows([row(*segments)]))
+    alone = torch.cat([learner.forward(pack_rows([row(ids)])) for ids in segments])
     torch.testing.assert_close(packed, alone, rtol=0, atol=1e-6 * float(alone.abs().max()))
     with torch.no_grad():
         expected = torch.cat(
@@ -60,8 +60,8 @@ def test_a_packed_segment_scores_as_it_does_alone_in_transformers(model) -> None
 def test_another_neighbour_leaves_every_bit(model) -> None:
     learner, _ = model
     kept = segment(40, 7)
-    first = learner.forward(pack_rows([row(segment(23, 1), kept)])).logprobs_W
-    second = learner.forward(pack_rows([row(segment(23, 2), kept)])).logprobs_W
+    first = learner.forward(pack_rows([row(segment(23, 1), kept)]))
+    second = learner.forward(pack_rows([row(segment(23, 2), kept)]))
     assert not torch.equal(first[:22], second[:22])
     assert torch.equal(first[22:], second[22:])
 

@@ -1,5 +1,6 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,8 @@ from jobs.records import PackedRow
 from jobs.train.batch import empty_batch, pack_rows
 from jobs.train.fsdp import Precision, build_mesh
 from jobs.train.learner import Learner, LearnerSpec, NonFiniteLoss
+from jobs.train.objectives.lm import next_token_loss
+from jobs.train.objectives.objective import LossFunction
 from jobs.train.one_rank import WholeRows
 from tests.train.ranks import run_ranks
 from tests.train.tiny_models import VOCABULARY, save_tiny_model
@@ -33,6 +36,10 @@ def make_rows(number: int, seed: int = 0) -> list[PackedRow]:
         weights = [0.0 if place == 0 else 1.0 - 0.5 * (place % 3 == 0) for length in lengths for place in range(length)]
         rows.append(PackedRow(ids, weights, lengths, [0, 1]))
     return rows
+
+
+def next_token(denominator: float) -> LossFunction:
+    return partial(next_token_loss, denominator=denominator)
 
 
 def total_weight(rows: Sequence[PackedRow]) -> float:
@@ -65,7 +72,7 @@ def rank_gradients(directory: Path, splits: list[list[list[int]]], replicate: in
     rank = torch.distributed.get_rank()
     learner = start(directory, build_mesh(torch.distributed.get_world_size(), replicate))
     batches = [pack_rows([rows[index] for index in numbers]) for numbers in splits[rank]]
-    sums = learner.forward_backward(batches, total_weight(rows))
+    sums = learner.forward_backward(batches, next_token(total_weight(rows)))
     gradients = whole_gradients(learner)
     metrics = learner.step(RATE, sums, stop=rank == 1)
     state = {name: values.clone() for name, values in learner.state().items()}
@@ -92,7 +99,7 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_gradient_equals_autograd_through_transformers(directory: Path, one_rank: DeviceMesh) -> None:
     rows = make_rows(3)
     learner = start(directory, one_rank)
-    learner.forward_backward([pack_rows(rows)], total_weight(rows))
+    learner.forward_backward([pack_rows(rows)], next_token(total_weight(rows)))
     reference = AutoModelForCausalLM.from_pretrained(directory)
     loss = torch.zeros(())
     for row in rows:
@@ -114,7 +121,7 @@ def test_splitting_into_micro_batches_changes_rounding_only(directory: Path, one
     gradients = []
     for split in ([rows], [rows[:1], rows[1:3], rows[3:]], [rows, []]):
         learner = start(directory, one_rank, precision)
-        learner.forward_backward([pack_rows(part) for part in split], total_weight(rows))
+        learner.forward_backward([pack_rows(part) for part in split], next_token(total_weight(rows)))
         gradients.append(whole_gradients(learner))
     tolerance = 1e-5 if precision == "fp32" else 3e-2
     for name, gradient in gradients[0].items():
@@ -130,7 +137,7 @@ def test_two_runs_give_the_same_bits(directory: Path, one_rank: DeviceMesh) -> N
         learner = start(directory, one_rank, "bf16")
         for step in range(3):
             batches = [pack_rows(rows[:2]), pack_rows(rows[2:])]
-            learner.step(RATE / (step + 1), learner.forward_backward(batches, total_weight(rows)))
+            learner.step(RATE / (step + 1), learner.forward_backward(batches, next_token(total_weight(rows))))
         states.append({name: values.clone() for name, values in learner.state().items()})
     assert all(torch.equal(values, states[1][name]) for name, values in states[0].items())
 
@@ -139,18 +146,20 @@ def test_scoring_between_steps_sees_the_new_weights(directory: Path, one_rank: D
     rows = make_rows(2)
     batch = pack_rows(rows)
     learner = start(directory, one_rank)
-    before = learner.forward(batch).logprobs_W
-    learner.step(RATE, learner.forward_backward([batch], total_weight(rows)))
-    after = learner.forward(batch).logprobs_W
+    before = learner.forward(batch)
+    learner.step(RATE, learner.forward_backward([batch], next_token(total_weight(rows))))
+    after = learner.forward(batch)
     assert float((after - before).mean()) > 0.05
     learner.export(open_store(str(tmp_path)))
-    assert torch.equal(start(tmp_path, one_rank).forward(batch).logprobs_W, after)
+    assert torch.equal(start(tmp_path, one_rank).forward(batch), after)
 
 
 def test_resuming_from_the_state_gives_the_same_bits(directory: Path, one_rank: DeviceMesh) -> None:
     rows = make_rows(3)
     first = start(directory, one_rank)
-    run_step = lambda learner: learner.step(RATE, learner.forward_backward([pack_rows(rows)], total_weight(rows)))  # noqa: E731
+    run_step = lambda learner: learner.step(
+        RATE, learner.forward_backward([pack_rows(rows)], next_token(total_weight(rows)))
+    )
     run_step(first)
     saved = {name: values.clone() for name, values in first.state().items()}
     run_step(first)
@@ -167,9 +176,9 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_change(directory: Pa
     rows = make_rows(2)
     learner = start(directory, one_rank)
     before = {name: values.clone() for name, values in learner.state().items()}
-    sums = learner.forward_backward([pack_rows(rows)], total_weight(rows))
+    sums = learner.forward_backward([pack_rows(rows)], next_token(total_weight(rows)))
     with pytest.raises(NonFiniteLoss, match="1 of 1 ranks"):
-        learner.step(RATE, replace(sums, loss_sum=torch.tensor(torch.nan, dtype=torch.float64)))
+        learner.step(RATE, replace(sums, loss=torch.tensor(torch.nan, dtype=torch.float64)))
     assert all(torch.equal(values, before[name]) for name, values in learner.state().items())
 
 
@@ -177,13 +186,13 @@ def test_clipping_scales_the_whole_gradient(directory: Path, one_rank: DeviceMes
     """AdamW's first exp_avg is (1 - beta1) x gradient, so it shows the gradient that arrived."""
     rows = make_rows(2)
     learner = start(directory, one_rank, optimizer=Optimizer(clip_norm=0.25))
-    sums = learner.forward_backward([pack_rows(rows)], total_weight(rows))
+    sums = learner.forward_backward([pack_rows(rows)], next_token(total_weight(rows)))
     norm = torch.cat([gradient.flatten() for gradient in whole_gradients(learner).values()]).norm()
     metrics = learner.step(RATE, sums)
     assert metrics.gradient_norm == pytest.approx(float(norm), rel=1e-5) and metrics.gradient_norm > 0.25
     moments = [values.flatten() for name, values in learner.state().items() if name.startswith("exp_avg/")]
     assert float(torch.cat(moments).norm()) == pytest.approx(0.25 * (1 - 0.9), rel=1e-4)
-    assert metrics.loss == pytest.approx(float(sums.loss_sum) / total_weight(rows)) and not metrics.stop
+    assert metrics.loss == pytest.approx(float(sums.loss)) and not metrics.stop
 
 
 def test_activation_checkpointing_changes_no_bit(directory: Path, one_rank: DeviceMesh) -> None:
@@ -193,7 +202,7 @@ def test_activation_checkpointing_changes_no_bit(directory: Path, one_rank: Devi
             LearnerSpec(open_store(str(directory)), "bf16", OPTIMIZER, activation_checkpointing=checkpointing), one_rank
         )
         learner.load()
-        learner.forward_backward([pack_rows(make_rows(2)), pack_rows(make_rows(2, seed=1))], 1.0)
+        learner.forward_backward([pack_rows(make_rows(2)), pack_rows(make_rows(2, seed=1))], next_token(1.0))
         gradients.append(whole_gradients(learner))
     assert all(torch.equal(gradient, gradients[1][name]) for name, gradient in gradients[0].items())
 
@@ -223,16 +232,16 @@ def scores_after_taking_over(directory: Path, state: dict[str, Tensor], exported
     learner = start(directory, build_mesh(torch.distributed.get_world_size()))
     learner.load_state(reader(state))
     learner.export(open_store(str(exported)))
-    return learner.forward(pack_rows(make_rows(2))).logprobs_W
+    return learner.forward(pack_rows(make_rows(2)))
 
 
 @pytest.mark.cluster
 def test_a_state_moves_to_any_number_of_ranks(directory: Path, one_rank: DeviceMesh, tmp_path: Path) -> None:
     rows = make_rows(2)
     learner = start(directory, one_rank)
-    learner.step(RATE, learner.forward_backward([pack_rows(rows)], total_weight(rows)))
+    learner.step(RATE, learner.forward_backward([pack_rows(rows)], next_token(total_weight(rows))))
     state = {name: values.clone() for name, values in learner.state().items()}
-    expected = learner.forward(pack_rows(rows)).logprobs_W
+    expected = learner.forward(pack_rows(rows))
     for world_size in (2, 3):
         exported = tmp_path / str(world_size)
         for scores in run_ranks(world_size, scores_after_taking_over, directory, state, exported):
@@ -247,9 +256,9 @@ def broken_step(directory: Path) -> tuple[str, bool]:
     learner = start(directory, build_mesh(2))
     before = {name: values.clone() for name, values in learner.state().items()}
     batches = [pack_rows(make_rows(1)) if torch.distributed.get_rank() == 0 else empty_batch()]
-    sums = learner.forward_backward(batches, 1.0)
+    sums = learner.forward_backward(batches, next_token(1.0))
     if torch.distributed.get_rank() == 0:
-        sums = replace(sums, loss_sum=sums.loss_sum * torch.inf)
+        sums = replace(sums, loss=sums.loss * torch.inf)
     try:
         learner.step(RATE, sums)
     except NonFiniteLoss as error:

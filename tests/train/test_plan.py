@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from configs.schema.training import TrainStage
+from configs.schema.training import LanguageModelStage
 from jobs.train.plan import RowTable, epoch_order, plan_step, rows_of_step, total_steps
 
 
@@ -27,19 +27,19 @@ def test_the_rows_of_a_step_do_not_depend_on_the_world_size(
     one = plan_step(table(tokens), seed, step, count, 1, 64)
     many = plan_step(table(tokens), seed, step, count, world_size, 64)
     flat = lambda plan: sorted(row for rank in plan.ranks for batch in rank for row in batch)  # noqa: E731
-    assert flat(one) == flat(many) == sorted(rows_of_step(table(tokens).shard, seed, step, count).tolist())
-    assert one.denominator == many.denominator == sum(tokens[row] - 1 for row in flat(one))
+    assert flat(one) == flat(many) == sorted(rows_of_step(table(tokens), seed, step, count).tolist())
+    assert one.weight == many.weight == sum(tokens[row] - 1 for row in flat(one))
     assert len({len(rank) for rank in many.ranks}) == 1
     assert all(sum(tokens[row] for row in batch) <= 64 for rank in many.ranks for batch in rank)
 
 
 @given(rows, st.integers(0, 1000), st.integers(1, 7))
 def test_an_epoch_holds_every_row_once_and_steps_cut_the_stream(tokens: list[int], seed: int, count: int) -> None:
-    shard = table(tokens).shard
-    stream = np.concatenate([epoch_order(shard, seed, epoch) for epoch in range(3)])
+    source = table(tokens)
+    stream = np.concatenate([epoch_order(source.shard, seed, epoch) for epoch in range(3)])
     assert sorted(stream[: len(tokens)].tolist()) == list(range(len(tokens)))
     steps = 2 * len(tokens) // count
-    cut = [rows_of_step(shard, seed, step, count) for step in range(steps)]
+    cut = [rows_of_step(source, seed, step, count) for step in range(steps)]
     assert [row for rows in cut for row in rows] == stream[: steps * count].tolist()
 
 
@@ -60,12 +60,12 @@ def test_by_hand() -> None:
     plan = plan_step(table([40, 30, 20, 10], shards=1), seed=0, step=0, count=4, world_size=2, micro_batch_tokens=45)
     assert plan.ranks == (((0,), (3,)), ((1,), (2,)))
     assert plan.tokens == 100
-    assert plan.denominator == 96.0
+    assert plan.weight == 96.0
 
 
 @pytest.mark.parametrize(
     ("steps", "epochs", "expected"), [(7, None, 7), (None, 1.0, 25), (None, 0.5, 13), (None, 3.0, 75)]
 )
 def test_total_steps(steps: int | None, epochs: float | None, expected: int) -> None:
-    stage = TrainStage(stage="cpt", model="m", shards="s", steps=steps, epochs=epochs, batch_tokens=4096)
+    stage = LanguageModelStage(stage="cpt", model="m", shards="s", steps=steps, epochs=epochs, batch_tokens=4096)
     assert total_steps(stage, row_count=100, context=1024) == expected

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from cluster.artifacts import artifact_directory
 from cluster.storage import Store
-from configs.schema.training import Checkpoints, Optimizer, Resources, TrainStage
+from configs.schema.training import Checkpoints, LanguageModelStage, Optimizer, Resources
 from jobs.train.loop import Ending, TrainJob, run_training
 from jobs.train.reader import shard_name
 
@@ -38,19 +38,19 @@ def write_toy_shards(store: Store, shards: int = 2, rows: int = 12, vocabulary: 
         store.write(f"train/{shard_name(shard)}", data)
         files[f"train/{shard_name(shard)}"] = {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}
     store.write("train/index.parquet", _parquet(index))
-    store.write_json("manifest.json", {"files": files, "context": CONTEXT})
+    store.write_json("manifest.json", {"files": files, "context": CONTEXT, "rows": "text"})
     return store
 
 
-def toy_stage(steps: int = 6, ranks: int = 2, precision: str = "fp32", every_steps: int = 2) -> TrainStage:
-    return TrainStage(
+def toy_stage(steps: int = 6, ranks: int = 2, precision: str = "fp32", every_steps: int = 2) -> LanguageModelStage:
+    return LanguageModelStage(
         stage="cpt", model="base", shards="rows", steps=steps, batch_tokens=4 * CONTEXT, micro_batch_tokens=2 * CONTEXT,
         precision=precision, optimizer=Optimizer(learning_rate=1e-2),  # pyright: ignore[reportArgumentType]
         checkpoints=Checkpoints(every_steps=every_steps, keep=2), resources=Resources(ranks=ranks),
     )  # fmt: skip
 
 
-def toy_job(store: Store, model: Path, stage: TrainStage, attempt: int = 1) -> TrainJob:
+def toy_job(store: Store, model: Path, stage: LanguageModelStage, attempt: int = 1) -> TrainJob:
     """A job whose artifact lies in `store`, as if `attempt` held its lease."""
     shards = store.below("shards")
     if not shards.exists("manifest.json"):

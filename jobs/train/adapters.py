@@ -1,0 +1,117 @@
+"""Low-rank adapters as a property of the model: PEFT injects them, and the engine trains what they add.
+
+    build_on_meta --inject--> frozen weights + lora_A, lora_B (+ magnitudes, + modules trained whole)
+    export: adapter/ in PEFT's format, and model/ with the adapters added to the weights, tensor by tensor
+
+PEFT renames what it wraps; `checkpoint_name` gives back the name under which a weight is stored.
+"""
+
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping
+
+import torch
+from peft import LoraConfig, TaskType, inject_adapter_in_model
+from torch import Tensor, nn
+
+from configs.errors import UserError
+from configs.schema.objectives import Lora
+
+ADAPTER = "default"
+PEFT_PREFIX = "base_model.model."
+"""What PEFT's files put before every name: the path of the model inside PeftModel."""
+ADAPTER_FILE, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
+LORA_PART = re.compile(rf"^(?P<module>.+)\.(?P<part>lora_A|lora_B|lora_magnitude_vector)\.{ADAPTER}\.weight$")
+SCORE_NAME = "score.weight"
+"""The head of a reward model: as in transformers' *ForSequenceClassification, which reads what is exported."""
+MAGNITUDE = f".lora_magnitude_vector.{ADAPTER}.weight"
+"""How DoRA's magnitudes end."""
+WRAPPERS = (".base_layer", ".original_module", f".modules_to_save.{ADAPTER}")
+
+
+class AdapterError(UserError, ValueError):
+    """The adapters do not fit the model; the message says which key, and how to mend it."""
+
+
+def peft_config(lora: Lora, base: str = "") -> LoraConfig:
+    """PEFT's own config for these settings; `base` is the model the adapters belong to."""
+    return LoraConfig(
+        task_type=TaskType.CAUSAL_LM, base_model_name_or_path=base, r=lora.rank, lora_alpha=lora.alpha,  # pyright: ignore[reportArgumentType] - a whole number by its annotation, any by its code
+        target_modules=lora.targets, lora_dropout=lora.dropout, use_rslora=lora.rslora, use_dora=lora.dora,
+        modules_to_save=list(lora.train_whole) or None, ensure_weight_tying=bool(lora.train_whole), bias="none",
+    )  # fmt: skip
+
+
+def inject(causal_lm: nn.Module, lora: Lora) -> None:
+    """Puts adapters into a model on the meta device; everything else is frozen.
+
+    Raises:
+        AdapterError: no module is called as `targets` or `train_whole` say, or a target is no linear layer.
+    """
+    names = dict(causal_lm.named_modules())
+    for key, wanted in (
+        ("targets", [] if isinstance(lora.targets, str) else lora.targets),
+        ("train_whole", lora.train_whole),
+    ):
+        for name in wanted:
+            found = [module for path, module in names.items() if path == name or path.endswith("." + name)]
+            if not found:
+                leaves = sorted(
+                    {path.rpartition(".")[2] for path, module in names.items() if isinstance(module, nn.Linear)}
+                )
+                raise AdapterError(f"lora.{key}: no module is called {name!r}; linear layers here: {', '.join(leaves)}")
+            if key == "targets" and not isinstance(found[0], nn.Linear):
+                raise AdapterError(f"lora.targets: {name} is no linear layer; put it under `train_whole`")
+    inject_adapter_in_model(peft_config(lora), causal_lm, ADAPTER, low_cpu_mem_usage=True)
+    for name, parameter in causal_lm.named_parameters():
+        parameter.requires_grad_(LORA_PART.match(name) is not None or f".modules_to_save.{ADAPTER}." in name)
+
+
+def checkpoint_name(name: str) -> str:
+    """Under which name the weight of a parameter is stored: without what PEFT's wrappers add."""
+    for wrapper in WRAPPERS:
+        name = name.replace(wrapper, "")
+    return name
+
+
+def scaling(lora: Lora) -> float:
+    """By what B x A is multiplied."""
+    return lora.alpha / (math.sqrt(lora.rank) if lora.rslora else lora.rank)
+
+
+def merged(weight_OI: Tensor, parts: Mapping[str, Tensor], lora: Lora) -> Tensor:
+    """A weight with its adapter added, in fp32.
+
+    Args:
+        weight_OI: fp32 (out, in), as stored.
+        parts: lora_A (R, in), lora_B (out, R) and, with DoRA, lora_magnitude_vector (out,).
+    """
+    changed_OI = weight_OI + scaling(lora) * (parts["lora_B"].float() @ parts["lora_A"].float())
+    if "lora_magnitude_vector" not in parts:
+        return changed_OI
+    return changed_OI * (parts["lora_magnitude_vector"].float() / changed_OI.norm(dim=1))[:, None]
+
+
+def peft_name(name: str) -> str | None:
+    """The name of a trained tensor in PEFT's file; None for one that is not part of the adapters."""
+    found = LORA_PART.match(name)
+    if found is not None:
+        suffix = "" if found["part"] == "lora_magnitude_vector" else ".weight"
+        return f"{PEFT_PREFIX}{found['module']}.{found['part']}{suffix}"
+    if f".modules_to_save.{ADAPTER}." in name or name == SCORE_NAME:
+        return PEFT_PREFIX + checkpoint_name(name)
+    return None
+
+
+def config_json(lora: Lora, base: str, trained: Iterable[str]) -> dict[str, object]:
+    """adapter_config.json as PEFT and vLLM read it: `all-linear` is spelt out."""
+    config = peft_config(lora, base).to_dict()
+    modules = (found["module"] for name in trained if (found := LORA_PART.match(name)))
+    config["target_modules"] = sorted({module.rpartition(".")[2] for module in modules})
+    return json.loads(json.dumps(config, default=sorted))  # sets become lists
+
+
+def magnitudes(weight_OI: Tensor) -> Tensor:
+    """(out,) what DoRA's magnitudes start at."""
+    return torch.linalg.vector_norm(weight_OI.float(), dim=1)

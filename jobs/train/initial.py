@@ -1,0 +1,75 @@
+"""What every parameter starts from: the model directory, or nothing.
+
+parameter names --where_from--> StoredTensor | NewTensor --set_initial--> the rows of this rank
+"""
+
+import hashlib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cluster.storage import Store
+from jobs.train.adapters import LORA_PART, MAGNITUDE, SCORE_NAME, checkpoint_name, magnitudes
+from jobs.train.fsdp import LocalRows
+from jobs.train.one_rank import WholeRows
+from jobs.train.weights import StoredTensor, check_tensors, list_tensors, read_rows
+
+ALWAYS_IGNORABLE = (r"rotary_emb\.inv_freq$",)
+"""Buffers that old checkpoints carry; they are computed from the config."""
+
+
+@dataclass(frozen=True)
+class NewTensor:
+    """A tensor that no file holds: drawn from the run's seed and its own name, the same on any number of ranks."""
+
+    name: str
+    shape: tuple[int, ...]
+    standard_deviation: float
+    """Of a normal distribution around 0; 0 gives zeros."""
+    dtype: torch.dtype = torch.float32
+    """What it is exported in."""
+
+    def rows(self, seed: int, first_row: int, count: int) -> Tensor:
+        """(count, ...) in fp32."""
+        digest = hashlib.sha256(f"{seed} {self.name}".encode()).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+        whole = torch.randn(self.shape, generator=generator) * self.standard_deviation
+        return whole[first_row : first_row + count]
+
+
+def where_from(model: Store, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, StoredTensor | NewTensor]:
+    """Where the values of every parameter come from. Raises WeightsError where the directory does not fit."""
+    on_disk = list_tensors(model)
+    new = {name: _adapter_start(name, shape) for name, shape in shapes.items() if LORA_PART.match(name)}
+    if SCORE_NAME in shapes and SCORE_NAME not in on_disk:
+        # As in "Learning to summarize" (Stiennon et al. 2020): scores of about unit size at the start.
+        new[SCORE_NAME] = NewTensor(SCORE_NAME, shapes[SCORE_NAME], (shapes[SCORE_NAME][1] + 1) ** -0.5)
+    wanted = {checkpoint_name(name): shape for name, shape in shapes.items() if name not in new}
+    ignorable = ALWAYS_IGNORABLE if "lm_head.weight" in wanted else (*ALWAYS_IGNORABLE, r"^lm_head\.weight$")
+    check_tensors(wanted, on_disk, ignorable, model.root)
+    return {name: new[name] if name in new else on_disk[checkpoint_name(name)] for name in shapes}
+
+
+def set_initial(
+    rows: Mapping[str, LocalRows | WholeRows], places: Mapping[str, StoredTensor | NewTensor], model: Store, seed: int
+) -> None:
+    """Reads or draws this rank's rows of every parameter, and only them."""
+    for name, own in rows.items():
+        place = places[name]
+        if isinstance(place, NewTensor):
+            own.values.copy_(place.rows(seed, own.first_row, own.rows))
+        else:
+            read_rows(model, place, own.first_row, own.values)
+    for name, own in rows.items():
+        if name.endswith(MAGNITUDE):  # cut like the rows of its weight, so each rank has what it needs
+            own.values.copy_(magnitudes(rows[name.removesuffix(MAGNITUDE) + ".base_layer.weight"].values))
+
+
+def _adapter_start(name: str, shape: tuple[int, ...]) -> NewTensor:
+    """A as wide as PEFT's Kaiming draw with a = sqrt(5), uniform in +-1/sqrt(fan_in); the rest 0, so that nothing changes."""
+    part = LORA_PART.match(name)
+    assert part is not None, name
+    return NewTensor(name, shape, 1 / math.sqrt(3 * shape[1]) if part["part"] == "lora_A" else 0.0)

@@ -1,0 +1,131 @@
+"""Adapters -> files: alone in PEFT's format, or added to the weights they belong to.
+
+    base *.safetensors --tensor by tensor, fp32--> + scaling x B A --stored type--> model directory
+
+At most one tensor of the base is in memory.
+"""
+
+import json
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from cluster.storage import Store
+from configs.schema.objectives import Lora
+from jobs.train.adapters import (
+    ADAPTER_CONFIG,
+    ADAPTER_FILE,
+    LORA_PART,
+    PEFT_PREFIX,
+    AdapterError,
+    checkpoint_name,
+    config_json,
+    merged,
+    peft_name,
+)
+from jobs.train.export import copy_companions, is_first_rank, write_tensors
+from jobs.train.weights import StoredTensor, list_tensors, read_rows
+
+
+def write_adapters(trained: Mapping[str, Tensor], lora: Lora, base: Store, output: Store) -> None:
+    """adapter_model.safetensors and adapter_config.json, as PeftModel.from_pretrained reads them; on the first rank.
+
+    Args:
+        trained: on the first rank, by parameter name.
+    """
+    if not is_first_rank():
+        return
+    tensors = {peft_name(name): tensor.contiguous() for name, tensor in trained.items()}
+    assert None not in tensors, sorted(trained)
+    with tempfile.TemporaryDirectory() as scratch:
+        local = Path(scratch, ADAPTER_FILE)
+        save_file({str(name): tensor for name, tensor in tensors.items()}, local, metadata={"format": "pt"})
+        output.put(local, ADAPTER_FILE)
+    output.write_json(ADAPTER_CONFIG, config_json(lora, base.root, trained))
+
+
+def read_adapters(adapter: Store) -> tuple[dict[str, Tensor], Lora]:
+    """Adapters in PEFT's format, by the engine's names. Raises AdapterError where they are of a kind that is not merged here."""
+    if not adapter.exists(ADAPTER_CONFIG):
+        raise AdapterError(
+            f"{adapter.root} has no {ADAPTER_CONFIG}: is it the `adapter` directory of a stage with `lora`?"
+        )
+    config = json.loads(adapter.read(ADAPTER_CONFIG))
+    if config.get("peft_type") != "LORA":
+        raise AdapterError(f"{adapter.root}: adapters of type {config.get('peft_type')} are not merged here, only LORA")
+    lora = Lora(
+        rank=config["r"], alpha=config["lora_alpha"], rslora=config["use_rslora"], dora=config["use_dora"],
+        train_whole=config["modules_to_save"] or [],
+    )  # fmt: skip
+    with tempfile.TemporaryDirectory() as scratch:
+        local = Path(scratch, ADAPTER_FILE)
+        adapter.get(ADAPTER_FILE, local)
+        tensors = load_file(local)
+    return {_engine_name(name): tensor for name, tensor in tensors.items()}, lora
+
+
+def export_merged(trained: Mapping[str, Tensor], lora: Lora, base: Store, output: Store) -> None:
+    """A model directory with the adapters added, in the types of the base; on the first rank. Raises AdapterError."""
+    if not is_first_rank():
+        return
+    stored = list_tensors(base)
+    parts, replaced = _by_weight(trained)
+    unknown = sorted({*parts} - {*stored})
+    if unknown:
+        raise AdapterError(f"{base.root} has no {unknown[0]}, which the adapters belong to: is it another base model?")
+    places = {name: (place.shape, place.dtype) for name, place in stored.items()}
+    places |= {name: (tuple(whole.shape), whole.dtype) for name, whole in replaced.items() if name not in stored}
+
+    def tensor(name: str) -> Tensor:
+        if name in replaced:
+            return replaced[name].to(places[name][1])
+        weight = _read(base, stored[name])
+        return (merged(weight, parts[name], lora) if name in parts else weight).to(places[name][1])
+
+    write_tensors(places, tensor, output)
+    copy_companions(base, output)
+
+
+def write_reward_config(output: Store) -> None:
+    """Makes config.json name the class that reads the scoring head; on the first rank."""
+    if not is_first_rank():
+        return
+    config = output.read_json("config.json")
+    config["architectures"] = [
+        name.replace("ForCausalLM", "ForSequenceClassification") for name in config.get("architectures") or []
+    ]
+    config["id2label"], config["label2id"] = {"0": "LABEL_0"}, {"LABEL_0": 0}
+    output.write_json("config.json", config)
+
+
+def _by_weight(trained: Mapping[str, Tensor]) -> tuple[dict[str, dict[str, Tensor]], dict[str, Tensor]]:
+    """(parts of the adapter by the stored name of their weight, tensors trained whole by stored name)."""
+    parts: dict[str, dict[str, Tensor]] = {}
+    replaced: dict[str, Tensor] = {}
+    for name, tensor in trained.items():
+        found = LORA_PART.match(name)
+        if found is None:
+            replaced[checkpoint_name(name)] = tensor
+        else:
+            parts.setdefault(f"{checkpoint_name(found['module'])}.weight", {})[found["part"]] = tensor
+    return parts, replaced
+
+
+def _read(base: Store, stored: StoredTensor) -> Tensor:
+    whole = torch.empty(stored.shape, dtype=torch.float32)
+    read_rows(base, stored, 0, whole)
+    return whole
+
+
+def _engine_name(name: str) -> str:
+    """The inverse of adapters.peft_name."""
+    path = name.removeprefix(PEFT_PREFIX)
+    for part in ("lora_A", "lora_B"):
+        path = path.replace(f".{part}.weight", f".{part}.default.weight")
+    if path.endswith(".lora_magnitude_vector"):
+        path += ".default.weight"
+    return path
