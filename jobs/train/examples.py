@@ -79,7 +79,7 @@ def _with_answers(rows: Sequence[ExampleRow], references: list[list[float]]) -> 
         pairs = [(i, j) for i in range(count) for j in range(count) if row.levels[i] < row.levels[j]]
         better += [first + i for i, _ in pairs]
         worse += [first + j for _, j in pairs]
-        shares += [1 / len(pairs)] * len(pairs)
+        shares += [1 / len(pairs) for _ in pairs]
         margins += [row.margin] * len(pairs)
         examples += [number] * count
         levels += row.levels

@@ -14,12 +14,12 @@ from configs.schema.training import Optimizer
 from jobs.records import PackedRow
 from jobs.train.batch import empty_batch, pack_rows
 from jobs.train.fsdp import Precision, build_mesh
-from jobs.train.learner import Learner, LearnerSpec, NonFiniteLoss
+from jobs.train.learner import Learner, LearnerSpec, NonFiniteLoss, StepMetrics
 from jobs.train.objectives.lm import next_token_loss
 from jobs.train.objectives.objective import LossFunction
-from jobs.train.one_rank import WholeRows
 from tests.train.ranks import run_ranks
 from tests.train.tiny_models import VOCABULARY, save_tiny_model
+from tests.train.whole import whole_gradients
 
 OPTIMIZER = Optimizer(weight_decay=0.1, clip_norm=1000.0)
 RATE = 1e-2
@@ -52,14 +52,6 @@ def start(
     learner = Learner(LearnerSpec(open_store(str(directory)), precision, optimizer), mesh)
     learner.load()
     return learner
-
-
-def whole_gradients(learner: Learner) -> dict[str, Tensor]:
-    """Every gradient in full, on every rank."""
-    return {
-        name: rows.gradient if isinstance(rows, WholeRows) else rows.parameter.grad.full_tensor()
-        for name, rows in learner.sharded.rows.items()
-    }
 
 
 def reader(state: dict[str, Tensor]) -> Callable[[str, int, int], Tensor]:
@@ -157,9 +149,10 @@ def test_scoring_between_steps_sees_the_new_weights(directory: Path, one_rank: D
 def test_resuming_from_the_state_gives_the_same_bits(directory: Path, one_rank: DeviceMesh) -> None:
     rows = make_rows(3)
     first = start(directory, one_rank)
-    run_step = lambda learner: learner.step(
-        RATE, learner.forward_backward([pack_rows(rows)], next_token(total_weight(rows)))
-    )
+
+    def run_step(learner: Learner) -> StepMetrics:
+        return learner.step(RATE, learner.forward_backward([pack_rows(rows)], next_token(total_weight(rows))))
+
     run_step(first)
     saved = {name: values.clone() for name, values in first.state().items()}
     run_step(first)
