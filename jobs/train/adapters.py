@@ -34,16 +34,21 @@ class AdapterError(UserError, ValueError):
     """The adapters do not fit the model; the message says which key, and how to mend it."""
 
 
-def peft_config(lora: Lora, base: str = "") -> LoraConfig:
-    """PEFT's own config for these settings; `base` is the model the adapters belong to."""
+def peft_config(lora: Lora, tied: bool, base: str = "") -> LoraConfig:
+    """PEFT's own config for these settings.
+
+    Args:
+        tied: the head is the embedding, so that training one whole trains both.
+        base: the model the adapters belong to.
+    """
     return LoraConfig(
         task_type=TaskType.CAUSAL_LM, base_model_name_or_path=base, r=lora.rank, lora_alpha=lora.alpha,  # pyright: ignore[reportArgumentType] - a whole number by its annotation, any by its code
         target_modules=lora.targets, lora_dropout=lora.dropout, use_rslora=lora.rslora, use_dora=lora.dora,
-        modules_to_save=list(lora.train_whole) or None, ensure_weight_tying=bool(lora.train_whole), bias="none",
+        modules_to_save=list(lora.train_whole) or None, ensure_weight_tying=tied and bool(lora.train_whole), bias="none",
     )  # fmt: skip
 
 
-def inject(causal_lm: nn.Module, lora: Lora) -> None:
+def inject(causal_lm: nn.Module, lora: Lora, tied: bool) -> None:
     """Puts adapters into a model on the meta device; everything else is frozen.
 
     Raises:
@@ -63,7 +68,7 @@ def inject(causal_lm: nn.Module, lora: Lora) -> None:
                 raise AdapterError(f"lora.{key}: no module is called {name!r}; linear layers here: {', '.join(leaves)}")
             if key == "targets" and not isinstance(found[0], nn.Linear):
                 raise AdapterError(f"lora.targets: {name} is no linear layer; put it under `train_whole`")
-    inject_adapter_in_model(peft_config(lora), causal_lm, ADAPTER, low_cpu_mem_usage=True)
+    inject_adapter_in_model(peft_config(lora, tied), causal_lm, ADAPTER, low_cpu_mem_usage=True)
     for name, parameter in causal_lm.named_parameters():
         parameter.requires_grad_(LORA_PART.match(name) is not None or f".modules_to_save.{ADAPTER}." in name)
 
@@ -104,9 +109,9 @@ def peft_name(name: str) -> str | None:
     return None
 
 
-def config_json(lora: Lora, base: str, trained: Iterable[str]) -> dict[str, object]:
+def config_json(lora: Lora, tied: bool, base: str, trained: Iterable[str]) -> dict[str, object]:
     """adapter_config.json as PEFT and vLLM read it: `all-linear` is spelt out."""
-    config = peft_config(lora, base).to_dict()
+    config = peft_config(lora, tied, base).to_dict()
     modules = (found["module"] for name in trained if (found := LORA_PART.match(name)))
     config["target_modules"] = sorted({module.rpartition(".")[2] for module in modules})
     return json.loads(json.dumps(config, default=sorted))  # sets become lists

@@ -30,6 +30,8 @@ from jobs.train.adapters import (
 from jobs.train.export import copy_companions, is_first_rank, write_tensors
 from jobs.train.weights import StoredTensor, list_tensors, read_rows
 
+HEAD = "lm_head.weight"
+
 
 def write_adapters(trained: Mapping[str, Tensor], lora: Lora, base: Store, output: Store) -> None:
     """adapter_model.safetensors and adapter_config.json, as PeftModel.from_pretrained reads them; on the first rank.
@@ -41,11 +43,15 @@ def write_adapters(trained: Mapping[str, Tensor], lora: Lora, base: Store, outpu
         return
     tensors = {peft_name(name): tensor.contiguous() for name, tensor in trained.items()}
     assert None not in tensors, sorted(trained)
+    tied = HEAD not in list_tensors(base)
+    embedding = tensors.get(f"{PEFT_PREFIX}model.embed_tokens.weight")
+    if tied and embedding is not None:
+        tensors[PEFT_PREFIX + HEAD] = embedding.clone()  # PEFT keeps a tied head beside the embedding
     with tempfile.TemporaryDirectory() as scratch:
         local = Path(scratch, ADAPTER_FILE)
         save_file({str(name): tensor for name, tensor in tensors.items()}, local, metadata={"format": "pt"})
         output.put(local, ADAPTER_FILE)
-    output.write_json(ADAPTER_CONFIG, config_json(lora, base.root, trained))
+    output.write_json(ADAPTER_CONFIG, config_json(lora, tied, base.root, trained))
 
 
 def read_adapters(adapter: Store) -> tuple[dict[str, Tensor], Lora]:
@@ -74,6 +80,8 @@ def export_merged(trained: Mapping[str, Tensor], lora: Lora, base: Store, output
         return
     stored = list_tensors(base)
     parts, replaced = _by_weight(trained)
+    if HEAD not in stored:
+        replaced.pop(HEAD, None)  # the embedding's copy in PEFT's files
     unknown = sorted({*parts} - {*stored})
     if unknown:
         raise AdapterError(f"{base.root} has no {unknown[0]}, which the adapters belong to: is it another base model?")

@@ -172,7 +172,10 @@ def build_on_meta(
         raise UnsupportedModel(f"{name} stores buffers in its checkpoint ({', '.join(sorted(persistent)[:3])}, ...)")
     tied = parts["lm_head"].weight is parts["model.embed_tokens"].weight
     if lora is not None:
-        inject(causal_lm, lora)
+        inject(causal_lm, lora, tied)
+        for parameter in causal_lm.parameters():
+            if parameter.requires_grad:  # PEFT makes some of them fp32, whatever the model is
+                parameter.data = parameter.data.to(dtype)
     return PackedModel(causal_lm.model, None if tied or head == "scores" else causal_lm.lm_head, score)
 
 
