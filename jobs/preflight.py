@@ -54,7 +54,9 @@ def describe(planned: PlannedStage) -> dict[str, Any]:
             return {"what": what, "estimated_tokens": tokens}
         case ExampleStage():
             length = f"{stage.steps} steps" if stage.steps is not None else f"{stage.epochs} epochs"
-            return {"what": f"{length} of {stage.batch_examples} examples, {stage.resources.ranks} ranks, {stage.precision}"}
+            return {
+                "what": f"{length} of {stage.batch_examples} examples, {stage.resources.ranks} ranks, {stage.precision}"
+            }
         case EvaluateStage():
             return {"what": f"{len(stage.models)} models on {', '.join(stage.sets)}"}
         case ReportStage():

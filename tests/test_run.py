@@ -1,8 +1,10 @@
 """Whole runs from the command line: once, again, and with the driver or the ranks killed; always the same bytes."""
 
 import os
+import random
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -11,6 +13,8 @@ import yaml
 
 from cluster.runs import list_runs, read_events
 from cluster.storage import Store
+from tests.world.fault_proxy import Action, Fault, fault_proxy
+from tests.world.s3 import S3Server, s3_environment
 from tests.world.toy_run import ToyRun, write_toy_run
 
 pytestmark = pytest.mark.cluster
@@ -129,3 +133,27 @@ def test_a_stop_checkpoints_and_the_same_command_goes_on(
     code, output = run.finish(store)
     assert code == 0, output
     assert run.digests(*TRAINED) == unbroken[1]
+
+
+def test_a_store_that_fails_now_and_then_changes_nothing(
+    unbroken: tuple[ToyRun, dict[str, str], str], s3: S3Server, tmp_path: Path
+) -> None:
+    """On S3 over HTTP, where one request in about fifteen is answered 500, cut off or slow during the whole run."""
+    kinds = [
+        Fault("GET|HEAD|PUT|POST", Action.STATUS, status=500), Fault("GET", Action.CUT_ANSWER),
+        Fault("PUT", Action.CUT_REQUEST), Fault("PUT", Action.CUT_ANSWER), Fault("GET|PUT", Action.SLOW, delay_s=2.0),
+        Fault("GET|HEAD|PUT|POST", Action.STATUS, status=503),
+    ]  # fmt: skip
+    draw = random.Random(7)
+    with fault_proxy(s3.url) as proxy, pytest.MonkeyPatch.context() as environment:
+        for name, value in s3_environment(proxy.url).items():
+            environment.setenv(name, value)
+        run = in_store_beside(unbroken[0], tmp_path)
+        run = ToyRun(run.config, Store(f"s3://{s3.new_bucket()}/store"))
+        for _ in range(60):
+            proxy.add(replace(draw.choice(kinds), first=draw.randrange(1, 900)))
+        code, output = run.finish(f"store={run.store.root}")
+        assert code == 0, output
+        assert sum(proxy.hits()) > 20
+        proxy.clear()
+        assert run.digests(*TRAINED) == unbroken[1]

@@ -54,6 +54,8 @@ class SplitSummary:
 class ShardsSummary:
     """What was packed and what was not."""
 
+    rows: str
+    """Their kind, as in the config: text, messages, preferences or thumbs."""
     context: int
     train: SplitSummary
     heldout: SplitSummary
@@ -99,6 +101,7 @@ def build_shards(stage: ShardsStage, corpus: Store, model: Store, output: Store,
     )
     counts = add_counts(reports, "counts")
     summary = ShardsSummary(
+        rows=stage.rows,
         context=stage.context,
         train=_split_summary(reports, "train", stage.context),
         heldout=_split_summary(reports, "heldout", stage.context),

@@ -21,6 +21,7 @@ import ray
 import ray.train
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from configs.errors import RunFailed, UserError
 from jobs.train.hub import Hub
@@ -97,7 +98,9 @@ def train_on_ray(
         on_metrics: called on the driver with the metrics of each step, in order.
         stop_asked: polled on the driver; True ends the run at the next step boundary with a checkpoint.
     """
-    hub = Hub.remote()
+    # Beside the driver: a hub on another host would be lost with that host.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    hub = Hub.options(scheduling_strategy=here).remote()
     resources = job.stage.resources
     trainer = _Trainer(
         _rank,
