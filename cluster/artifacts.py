@@ -136,14 +136,6 @@ def find_named(store: Store, name: str, kinds: tuple[str, ...] = ()) -> Artifact
     )
 
 
-MODEL_KINDS = ("model", "cpt", "sft")
-
-
-def find_model(store: Store, name: str) -> Store:
-    """The model directory (config.json, safetensors, tokenizer) of a model artifact."""
-    return find_named(store, name, MODEL_KINDS).content.below("model")
-
-
 @contextmanager
 def attempt(store: Store, kind: str, key: str) -> Iterator[Attempt]:
     """Holds the lease of an artifact for the time of the block. Raises LeaseHeld naming the holder."""

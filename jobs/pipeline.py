@@ -89,6 +89,7 @@ class Watch:
     started: Callable[[PlannedStage], None]
     progress: Callable[[str, int, int], None]
     metrics: Callable[[dict[str, float]], None]
+    say: Callable[[str], None]
     finished: Callable[[PlannedStage, Outcome, float], None]
     reused: Callable[[PlannedStage], None]
     artifact: Callable[[PlannedStage, Artifact], None]
@@ -111,7 +112,7 @@ def _compute(run: Run, plan: PlannedStage, inputs: dict[str, Artifact], store: S
             if not isinstance(plan.stage, TrainStage):  # a training stage stops at a step boundary, with a checkpoint
                 _stop_if_asked(watch, plan)
 
-        context = StageContext(run, plan.name, inputs, own, store, progress, watch.metrics, watch.stop_asked)
+        context = StageContext(run, plan.name, inputs, own, store, progress, watch.metrics, watch.say, watch.stop_asked)
         outcome = run_stage(plan.stage, context)
         own.commit(_record(run, plan, outcome, began))
         watch.finished(plan, outcome, time.time() - began)

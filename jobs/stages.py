@@ -42,7 +42,9 @@ class StageContext:
     store: Store
     progress: Progress
     metrics: Callable[[dict[str, float]], None]
-    """Takes the metrics of one training step."""
+    """Takes the metrics of one training step, or of an evaluation between steps."""
+    say: Callable[[str], None]
+    """Takes a sentence that people should read while the stage works."""
     stop_asked: Callable[[], bool]
 
     @property
@@ -140,7 +142,7 @@ def _train(stage: AnyTrainStage, context: StageContext) -> Outcome:
     from jobs.corpus.segments import read_tokenizer_files
     from jobs.train.loop import Ending, TrainJob
     from jobs.train.plan import total_steps
-    from jobs.train.ray_host import train_on_ray
+    from jobs.train.ray_host import Listener, train_on_ray
     from jobs.train.reader import read_index
 
     model, shards = context.inputs["model"], context.inputs["shards"]
@@ -166,7 +168,7 @@ def _train(stage: AnyTrainStage, context: StageContext) -> Outcome:
         context.metrics(metrics)
         context.progress("steps", int(metrics["step"]), steps)
 
-    ending = train_on_ray(job, on_metrics, context.stop_asked)
+    ending = train_on_ray(job, Listener(on_metrics, context.say, context.stop_asked))
     if ending is Ending.STOPPED:
         raise Stopped(f"{context.name} stopped at a step boundary; the same command goes on from there")
     history = context.content.read_json("history.json")

@@ -13,11 +13,9 @@ from typing import Any, Protocol
 from cluster.storage import Store
 from configs.errors import UserError
 
-SHOWN = ("loss", "learning_rate", "grad_norm", "tokens_per_s", "rss_gib")
-
 
 class Tracker(Protocol):
-    """Takes the metrics of each step."""
+    """Takes the metrics of each step, and of evaluations between steps."""
 
     def log(self, stage: str, metrics: dict[str, float]) -> None: ...
 
@@ -44,8 +42,9 @@ class TensorBoard:
         self._writer = SummaryWriter(str(self._directory), flush_secs=2)
 
     def log(self, stage: str, metrics: dict[str, float]) -> None:
-        for name in SHOWN:
-            self._writer.add_scalar(f"{stage}/{name}", metrics[name], int(metrics["step"]))
+        for name, value in metrics.items():
+            if name != "step":
+                self._writer.add_scalar(f"{stage}/{name}", value, int(metrics["step"]))
 
     def close(self) -> None:
         self._writer.close()
@@ -69,8 +68,7 @@ class WeightsAndBiases:
         self._run = wandb.init(project="acclimate", name=run_id, id=run_id, config=config)
 
     def log(self, stage: str, metrics: dict[str, float]) -> None:
-        step = int(metrics["step"])
-        self._run.log({f"{stage}/step": step, **{f"{stage}/{name}": metrics[name] for name in SHOWN}})
+        self._run.log({f"{stage}/{name}": value for name, value in metrics.items()})
 
     def close(self) -> None:
         self._run.finish()

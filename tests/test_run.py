@@ -13,6 +13,7 @@ import yaml
 
 from cluster.runs import list_runs, read_events
 from cluster.storage import Store
+from tests.world.conditions import wait_for
 from tests.world.fault_proxy import Action, Fault, fault_proxy
 from tests.world.s3 import S3Server, s3_environment
 from tests.world.toy_run import ToyRun, write_toy_run
@@ -113,6 +114,31 @@ def test_one_rank_killed_by_the_system(unbroken: tuple[ToyRun, dict[str, str], s
             break
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
+    assert run.digests(*TRAINED) == unbroken[1]
+
+
+def test_a_frozen_rank_is_named_and_nothing_is_lost(
+    unbroken: tuple[ToyRun, dict[str, str], str], tmp_path: Path
+) -> None:
+    run = in_store_beside(unbroken[0], tmp_path)
+    process = run.start(f"store={run.store.root}", "stages.cpt.resources.hang_after_s=5")
+    run.wait_for_step(2)
+    frozen = next(
+        child
+        for child in psutil.Process(process.pid).children(recursive=True)
+        if "RayTrainWorker" in " ".join(child.cmdline())
+    )
+    frozen.suspend()
+
+    def said() -> list[str]:
+        run_id = list_runs(run.store)[-1]["run_id"]
+        return [event["message"] for _, event in read_events(run.store, run_id) if "silent for" in event["message"]]
+
+    wait_for("the frozen rank to be named", said, 90)
+    frozen.resume()
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    assert f"(pid {frozen.pid})" in said()[0]
     assert run.digests(*TRAINED) == unbroken[1]
 
 

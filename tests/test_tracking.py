@@ -6,9 +6,13 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from cluster.storage import Store
-from jobs.tracking import SHOWN, open_tracker
+from jobs.tracking import open_tracker
 
-STEPS = [{"step": step, **{name: float(step) for name in SHOWN}} for step in (1, 2, 3)]
+STEPS = [
+    {"step": 0, "heldout/loss": 2.0},
+    *({"step": step, "loss": float(step), "grad_norm": 1.0} for step in (1, 2, 3)),
+]
+"""An evaluation before the first step has no training loss."""
 
 
 def test_tensorboard_reads_what_was_logged(tmp_path: Path) -> None:
@@ -20,6 +24,7 @@ def test_tensorboard_reads_what_was_logged(tmp_path: Path) -> None:
     events = EventAccumulator(str(tmp_path / "runs/run-1/tensorboard"))
     events.Reload()
     assert [(event.step, event.value) for event in events.Scalars("cpt/loss")] == [(1, 1.0), (2, 2.0), (3, 3.0)]
+    assert [(event.step, event.value) for event in events.Scalars("cpt/heldout/loss")] == [(0, 2.0)]
 
 
 @pytest.mark.cluster

@@ -88,6 +88,8 @@ class Run(Node):
 MODEL_KINDS = ("model", "cpt", "sft", "dpo", "kto", "orpo")
 """Stages whose artifact is a language model; `reward` gives one that scores instead."""
 
+TRAINED_KINDS = (*MODEL_KINDS[1:], "reward")
+
 
 Input = tuple[str, tuple[str, ...], str]
 

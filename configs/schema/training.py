@@ -29,17 +29,27 @@ class Resources(Node):
     """Where the ranks of a stage run. Changes the speed and the rounding, not the meaning: recorded, not hashed."""
 
     ranks: PositiveInt = 1
+    min_ranks: PositiveInt | None = Field(
+        default=None, description="After a lost node go on with so few; default: wait until all `ranks` fit again."
+    )
     threads_per_rank: PositiveInt = 1
     gpus_per_rank: float = Field(default=0, ge=0, le=1)
     replicas: PositiveInt = Field(
         default=1, description="Copies of the sharded model (HSDP): ranks / replicas hold one; must divide `ranks`."
     )
     placement: Literal["PACK", "SPREAD", "STRICT_SPREAD"] = "PACK"
+    hang_after_s: float = Field(
+        default=300, gt=0, description="A step that takes so long is reported, with the rank the others wait for."
+    )
 
     @model_validator(mode="after")
     def _replicas_divide_ranks(self) -> Self:
         if self.ranks % self.replicas:
             raise ValueError(f"replicas ({self.replicas}) must divide ranks ({self.ranks})")
+        if self.min_ranks is not None and (self.min_ranks > self.ranks or self.replicas > 1):
+            raise ValueError(
+                "min_ranks must not exceed ranks, and needs replicas: 1, which divides any number of ranks"
+            )
         return self
 
 

@@ -4,6 +4,7 @@ import time
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -18,6 +19,14 @@ from rich.progress import (
 LINE_EVERY_S = 10.0
 """Without a terminal (CI, a job's log): often enough to see that it lives, seldom enough to read."""
 
+SHOWN = {
+    "loss": "loss {:.3f}", "rewards/accuracies": "accuracy {:.2f}", "accuracy": "accuracy {:.2f}",
+    "rewards/margins": "margin {:.2f}", "heldout/loss": "held-out {:.3f}", "heldout/accuracy": "held-out accuracy {:.2f}",
+    "heldout/rewards/accuracies": "held-out accuracy {:.2f}", "grad_norm": "|grad| {:.2f}", "learning_rate": "lr {:.1e}",
+    "tokens_per_s": "{:.0f} tok/s", "rss_gib": "{:.1f} GiB",
+}  # fmt: skip
+"""Metrics beside the bar, in this order, where a stage has them."""
+
 
 class Display:
     """Progress of the stage that works now."""
@@ -28,12 +37,14 @@ class Display:
         self._tasks: dict[str, TaskID] = {}
         self._last_line = 0.0
         self._metrics = ""
+        self._shown: dict[str, str] = {}
         self._began = 0.0
 
     def start(self, title: str, note: str) -> None:
         """A stage begins."""
         self._console.print(f"[bold]{title}[/bold] {note}", highlight=False)
-        self._metrics, self._tasks, self._began, self._last_line = "", {}, time.monotonic(), time.monotonic()
+        self._metrics, self._shown, self._tasks = "", {}, {}
+        self._began = self._last_line = time.monotonic()
         if self._console.is_terminal:
             columns: list[Any] = [
                 SpinnerColumn(), TextColumn("{task.description:<12}"), BarColumn(), MofNCompleteColumn(),
@@ -54,10 +65,13 @@ class Display:
             self._console.print(f"  {label} {done}/{total}{eta} {self._metrics}".rstrip(), highlight=False)
 
     def metrics(self, metrics: dict[str, float]) -> None:
-        self._metrics = (
-            f"loss {metrics['loss']:.3f}  |grad| {metrics['grad_norm']:.2f}  lr {metrics['learning_rate']:.1e}  "
-            f"{metrics['tokens_per_s']:.0f} tok/s  {metrics['rss_gib']:.1f} GiB"
-        )
+        """Of a step, or of an evaluation between steps, which keeps its place beside the next steps."""
+        self._shown |= {name: template.format(metrics[name]) for name, template in SHOWN.items() if name in metrics}
+        self._metrics = "  ".join(self._shown[name] for name in SHOWN if name in self._shown)
+
+    def say(self, sentence: str) -> None:
+        """Something to know while the stage works on."""
+        self._console.print(f"  [yellow]note[/yellow] {escape(sentence)}", highlight=False)
 
     def end(self, line: str) -> None:
         """The stage is done; what stays on the screen."""

@@ -214,6 +214,10 @@ def _watch(display: Display, log: "RunLog", tracker: "Tracker | None", stop_aske
         if tracker is not None:
             tracker.log(working, values)
 
+    def say(sentence: str) -> None:
+        display.say(sentence)
+        log.event(f"{working}: {sentence}", level="warning")
+
     def finished(plan: "PlannedStage", outcome: Any, seconds: float) -> None:
         line = f"  {plan.name} done in {seconds:.0f} s{summary_line(outcome)}"
         display.end(line)
@@ -226,10 +230,11 @@ def _watch(display: Display, log: "RunLog", tracker: "Tracker | None", stop_aske
     def artifact(plan: "PlannedStage", done: Any) -> None:
         log.artifact(plan.name, f"{done.kind}-{done.key}")
 
-    return Watch(started, display.progress, metrics, finished, reused, artifact, stop_asked)
+    return Watch(started, display.progress, metrics, say, finished, reused, artifact, stop_asked)
 
 
 def _show_results(artifacts: dict[str, Any], console: Console) -> None:
+    from configs.schema.run import TRAINED_KINDS
     from jobs.evaluate.report import table
 
     for name, artifact in artifacts.items():
@@ -237,5 +242,5 @@ def _show_results(artifacts: dict[str, Any], console: Console) -> None:
             Console().print(table(artifact.content.read_json("evaluation.json")))
         if artifact.kind == "report":
             console.print(f"report: {artifact.content.path('report.html')}", highlight=False)
-        if artifact.kind in ("cpt", "sft"):
+        if artifact.kind in TRAINED_KINDS:
             console.print(f"model {name}: {artifact.content.path('model')}", highlight=False)

@@ -59,8 +59,9 @@ def _serve_until_interrupted(directory: "Store", name: str, options: "Serving", 
 
 def find_served_model(model: str, store: str) -> tuple["Store", str]:
     """The model's directory and the name to serve it by. Raises ArtifactNotFound listing what there is."""
-    from cluster.artifacts import MODEL_KINDS, find_named
+    from cluster.artifacts import find_named
     from cluster.storage import open_store
+    from configs.schema.run import MODEL_KINDS
 
     if model.startswith("s3://") or Path(model).is_dir():
         directory = open_store(model)

@@ -28,6 +28,14 @@ MEASURES = {"text": ("perplexity", "bits_per_byte"), "messages": ("loss", "bits_
 MEASURE_NAMES = {"perplexity": "perplexity", "bits_per_byte": "bits per byte", "loss": "loss, nats per token"}
 
 
+CURVES = {
+    "loss": "training loss", "heldout/loss": "held-out loss", "general/loss": "loss on general text",
+    "heldout/accuracy": "held-out accuracy", "heldout/rewards/accuracies": "held-out accuracy",
+    "rewards/margins": "margin of rewards", "kl": "KL to the reference",
+}  # fmt: skip
+"""Drawn of every training stage that has them, in this order."""
+
+
 def write_report(evaluation: dict[str, Any], artifacts: Sequence[Artifact], output: Store) -> None:
     """Writes `report.html`: works offline, without scripts, in light and dark.
 
@@ -141,18 +149,19 @@ def _curves(artifact: Artifact) -> Iterator[dict[str, Any]]:
     if not artifact.content.exists(HISTORY):
         return
     history = artifact.content.read_json(HISTORY)
-    if not history:
-        return
-    steps = [entry["step"] for entry in history]
-    losses = [entry["loss"] for entry in history]
-    yield {
-        "name": artifact.name,
-        "steps": len(history),
-        "tokens": int(sum(entry["tokens"] for entry in history)),
-        "first": losses[0],
-        "last": losses[-1],
-        "svg": curve(steps, losses, f"training loss of {artifact.name}"),
-    }
+    for name, title in CURVES.items():
+        measured = [entry for entry in history if name in entry]
+        if not measured:
+            continue
+        values = [entry[name] for entry in measured]
+        yield {
+            "name": artifact.name,
+            "title": title,
+            "points": len(measured),
+            "first": values[0],
+            "last": values[-1],
+            "svg": curve([entry["step"] for entry in measured], values, f"{title} of {artifact.name}"),
+        }
 
 
 def _node(artifact: Artifact) -> Node:

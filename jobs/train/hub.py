@@ -1,8 +1,11 @@
-"""The actor between rank 0 and the driver. In a module of its own, so that its process imports no torch."""
+"""The actor between the ranks and the driver. In a module of its own, so that its process imports no torch."""
 
+import time
 from typing import Any, cast
 
 import ray
+
+from jobs.train.liveness import Beat, Heard
 
 
 class HubState:
@@ -10,9 +13,11 @@ class HubState:
 
     def __init__(self) -> None:
         self._metrics: list[dict[str, float]] = []
+        self._sentences: list[str] = []
         self._stop = False
         self._ending: str | None = None
         self._fatal: str | None = None
+        self._beats: dict[int, tuple[Beat, float]] = {}
 
     def report(self, metrics: dict[str, float]) -> bool:
         self._metrics.append(metrics)
@@ -21,6 +26,25 @@ class HubState:
     def take(self) -> list[dict[str, float]]:
         taken, self._metrics = self._metrics, []
         return taken
+
+    def say(self, sentence: str) -> None:
+        self._sentences.append(sentence)
+
+    def take_sentences(self) -> list[str]:
+        taken, self._sentences = self._sentences, []
+        return taken
+
+    def beat(self, beat: Beat) -> None:
+        self._beats[beat.rank] = (beat, time.monotonic())
+
+    def heard(self) -> list[Heard]:
+        """The last beat of every rank of the group that works now."""
+        now = time.monotonic()
+        return [Heard(beat, now - when) for _, (beat, when) in sorted(self._beats.items())]
+
+    def forget_ranks(self) -> None:
+        """A new group starts, maybe with fewer ranks."""
+        self._beats.clear()
 
     def stop(self) -> None:
         self._stop = True

@@ -3,8 +3,8 @@
     load ─► references ─► restore ─► for each step: read ─► loss ─► forward_backward ─► step (one all-reduce) ─► held-out
                                                     ─► report ─► checkpoint if due ─► export
 
-What a host provides: an initialised process group, and `Reporter`, which carries numbers out and a wish to stop in. This
-module imports no ray.
+What a host provides: an initialised process group, and `Host`, which carries numbers and sentences out and a wish to stop
+in. This module imports no ray.
 """
 
 import time
@@ -27,6 +27,7 @@ from jobs.train.objectives import learns_best_prompt, objective_of
 from jobs.train.optimizer import learning_rate
 from jobs.train.plan import rows_per_step
 from jobs.train.reader import RowReader
+from jobs.train.readings import Readings
 from jobs.train.reference import check_references, compute_references, find_references, steps_until_all_rows
 
 
@@ -63,8 +64,25 @@ class Ending(Enum):
     """Somebody asked to stop; the state is in a checkpoint and the same command goes on from there."""
 
 
-Reporter = Callable[[dict[str, float]], bool]
-"""Takes the metrics of a step, returns whether somebody asked to stop. Called on rank 0 only; must not block."""
+def _nobody_asks(metrics: dict[str, float]) -> bool:
+    del metrics
+    return False
+
+
+def _nobody_listens(*words: object) -> None:
+    del words
+
+
+@dataclass(frozen=True)
+class Host:
+    """What a rank says to where it runs, and what it hears. Nothing here may block. The default is a host nobody looks at."""
+
+    report: Callable[[dict[str, float]], bool] = _nobody_asks
+    """Takes the metrics of a step or an evaluation, returns whether somebody asked to stop. Called on rank 0 only."""
+    say: Callable[[str], None] = _nobody_listens
+    """Takes a sentence for people. Called on rank 0 only."""
+    at: Callable[[int, str], None] = _nobody_listens
+    """Hears that this rank begins a phase (liveness.PHASES) of a step (from 1)."""
 
 
 @dataclass
@@ -76,7 +94,9 @@ class _Run:
     reader: RowReader
     sets: list[heldout.HeldoutSet]
     checkpoints: CheckpointWriter
-    history: list[dict[str, float]] = field(default_factory=list)
+    host: Host
+    history: list[dict[str, float]]
+    readings: Readings
     saved_at: float = field(default_factory=time.monotonic)
     stop_wanted: bool = False
 
@@ -86,18 +106,19 @@ class _Run:
         return evaluation is not None and evaluation.export == "best"
 
 
-def run_training(job: TrainJob, report: Reporter) -> Ending:
+def run_training(job: TrainJob, host: Host) -> Ending:
     """Trains to the end, or until it is asked to stop. All ranks call it together."""
-    run = _prepare(job)
+    run = _prepare(job, host)
     start = int(run.history[-1]["step"]) if run.history else 0
     ending = Ending.FINISHED
     for step in range(start, job.total_steps):
-        done = _train_step(run, step, report)
+        done = _train_step(run, step)
         last = step + 1 == job.total_steps
-        reason = _measure(run, step, last, report)
+        reason = _measure(run, step, last)
         regular = (step + 1) % job.stage.checkpoints.every_steps == 0
         if done.stop or done.checkpoint or regular or last or reason or _is_best(run):
             best = heldout.best_step(run.history) if run.keep_best else None
+            host.at(step + 1, "saving")
             run.checkpoints.save(run.learner, step + 1, run.history, best)
             run.saved_at = time.monotonic()
         if reason is not None:
@@ -107,12 +128,13 @@ def run_training(job: TrainJob, report: Reporter) -> Ending:
             break
     run.reader.close()
     run.checkpoints.close()
+    host.at(job.total_steps, "exporting")
     if ending is Ending.FINISHED:
         _export(run)
     return ending
 
 
-def _prepare(job: TrainJob) -> _Run:
+def _prepare(job: TrainJob, host: Host) -> _Run:
     """A loaded learner with everything beside it, at the step where it goes on."""
     stage, rank, world_size = job.stage, dist.get_rank(), dist.get_world_size()
     set_threads(stage.resources.threads_per_rank)
@@ -126,13 +148,14 @@ def _prepare(job: TrainJob) -> _Run:
     if objective.needs_reference:
         _add_references(job, learner, reader, sets, count)
     checkpoints = CheckpointWriter(job.artifact, job.attempt, stage.checkpoints.keep)
-    run = _Run(job, learner, reader, sets, checkpoints)
-    run.history = _resume(learner, job)
-    if not run.history:
+    history = _resume(learner, job)
+    run = _Run(job, learner, reader, sets, checkpoints, host, history, Readings(stage, host.say, history))
+    if not history:
         if objective.needs_reference and job.reference is None:
             check_references(learner, reader.read(0))
         if sets and job.total_steps:
-            run.history.append({"step": 0, **heldout.measure(learner, sets)})
+            history.append({"step": 0, **heldout.measure(learner, sets)})
+            _tell(run, history[-1])
     return run
 
 
@@ -161,16 +184,19 @@ def _add_references(
     heldout.add_references(sets, reference, job.output)
 
 
-def _train_step(run: _Run, step: int, report: Reporter) -> StepMetrics:
+def _train_step(run: _Run, step: int) -> StepMetrics:
     job, learner = run.job, run.learner
     began = time.perf_counter()
+    run.host.at(step + 1, "reading")
     batch = run.reader.batch(step)
+    run.host.at(step + 1, "computing")
     loss_function = objective_of(job.stage).loss_of_step(learner, batch)
     learner.draw_dropout(job.seed, step)
     sums = learner.forward_backward(batch.micro_batches, loss_function)
     rate = learning_rate(step, job.total_steps, job.stage.optimizer)
     every_minutes = job.stage.checkpoints.every_minutes
     save = every_minutes is not None and time.monotonic() - run.saved_at >= 60 * every_minutes
+    run.host.at(step + 1, "updating")
     try:
         done = learner.step(rate, sums, stop=run.stop_wanted, checkpoint=save)
     except NonFiniteLoss as error:
@@ -183,25 +209,34 @@ def _train_step(run: _Run, step: int, report: Reporter) -> StepMetrics:
         "step": step + 1, "loss": done.loss, "learning_rate": rate, "grad_norm": done.gradient_norm, "tokens": batch.tokens,
         **done.metrics,
     })  # fmt: skip
-    if dist.get_rank() == 0:
-        seen = {
-            "tokens_per_s": batch.tokens / elapsed_s,
-            "rss_gib": psutil.Process().memory_info().rss / 2**30,
-            "idle_share": batch.idle_share,
-        }
-        run.stop_wanted = report({**run.history[-1], **seen}) or run.stop_wanted
+    seen = {
+        "tokens_per_s": batch.tokens / elapsed_s,
+        "rss_gib": psutil.Process().memory_info().rss / 2**30,
+        "idle_share": batch.idle_share,
+    }
+    _tell(run, {**run.history[-1], **seen})
     return done
 
 
-def _measure(run: _Run, step: int, last: bool, report: Reporter) -> str | None:
+def _tell(run: _Run, metrics: dict[str, float]) -> None:
+    if dist.get_rank() == 0:
+        run.stop_wanted = run.host.report(metrics) or run.stop_wanted
+        run.readings.add(metrics)
+
+
+def _measure(run: _Run, step: int, last: bool) -> str | None:
     """Held-out metrics where they are due; why the run should end now, if it should. The same on every rank."""
     evaluation = run.job.stage.heldout
     if evaluation is None or not (last or (step + 1) % evaluation.every_steps == 0):
         return None
-    run.history[-1] |= heldout.measure(run.learner, run.sets)
-    if dist.get_rank() == 0:
-        report(run.history[-1])
-    return heldout.reason_to_stop(evaluation, run.history)
+    run.host.at(step + 1, "measuring")
+    measured = heldout.measure(run.learner, run.sets)
+    run.history[-1] |= measured
+    _tell(run, {"step": step + 1, **measured})
+    reason = heldout.reason_to_stop(evaluation, run.history)
+    if reason is not None and dist.get_rank() == 0:
+        run.host.say(f"stopping after step {step + 1}: {reason}")
+    return reason
 
 
 def _is_best(run: _Run) -> bool:

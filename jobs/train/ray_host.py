@@ -1,7 +1,7 @@
 """Ray Train as the host of the training loop: gang start, restart after a loss, resize.
 
     driver ─ TorchTrainer ─► rank 0..n-1: run_training(job)
-       └──── Hub (actor on the driver's node) ◄── metrics of rank 0; ──► "stop" on the way back
+       └──── Hub (actor on the driver's node) ◄── metrics of rank 0, beats of all; ──► "stop" on the way back
 
 Ray only starts and restarts the group: our checkpoint records are the single truth (jobs/train/checkpoint.py), and nothing
 is reported to Ray.
@@ -26,7 +26,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from configs.errors import RunFailed, UserError
 from jobs.train.hub import Hub
 from jobs.train.learner import NonFiniteLoss
-from jobs.train.loop import Ending, TrainJob, run_training
+from jobs.train.liveness import Beat, Heart, slow_ranks
+from jobs.train.loop import Ending, Host, TrainJob, run_training
 
 POLL_S = 0.5
 """How often the driver empties the hub; what people see is at most this old."""
@@ -44,7 +45,7 @@ class TrainingFailed(RunFailed):
 
 
 class HubReporter:
-    """The loop's Reporter over a Hub: sends without waiting and reads the answer to the previous report."""
+    """Sends metrics to a Hub without waiting and reads the answer to the previous report."""
 
     def __init__(self, hub: Any) -> None:
         self._hub = hub
@@ -56,6 +57,18 @@ class HubReporter:
         ready, self._asked = ray.wait(self._asked, num_returns=len(self._asked), timeout=0)
         self._stop = self._stop or any(ray.get(ready))
         return self._stop
+
+
+@dataclass(frozen=True)
+class Listener:
+    """What the driver does with what it hears, and how it asks for a stop."""
+
+    metrics: Callable[[dict[str, float]], None]
+    """Called with the metrics of each step, in order."""
+    say: Callable[[str], None]
+    """Called with what rank 0 says in words, and with the slow rank where a step does not end."""
+    stop_asked: Callable[[], bool]
+    """Polled; True ends the run at the next step boundary with a checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -77,27 +90,32 @@ def _rank(config: dict[str, _RankConfig]) -> None:
     fatal = ray.get(hub.fatal.remote())
     if fatal is not None:
         raise TrainingFailed(fatal)
+    rank = ray.train.get_context().get_world_rank()
+    if rank == 0:
+        ray.get(hub.forget_ranks.remote())
+
+    def beat(beat: Beat) -> None:
+        hub.beat.remote(beat)
+
+    def say(sentence: str) -> None:
+        hub.say.remote(sentence)
+
+    heart = Heart(rank, beat)
     try:
-        ending = run_training(config["rank"].job, HubReporter(hub))
+        ending = run_training(config["rank"].job, Host(HubReporter(hub), say, heart.at))
     except (UserError, NonFiniteLoss) as error:
         # It has to be raised, so that the other ranks are not waited for; the restarts that follow end at once above.
         ray.get(hub.fail.remote(str(error)))
         raise
+    finally:
+        heart.stop()
     # Ray Train keeps what is reported only beside a checkpoint of its own, which we do not use.
-    if ray.train.get_context().get_world_rank() == 0:
+    if rank == 0:
         ray.get(hub.end.remote(ending.value))
 
 
-def train_on_ray(
-    job: TrainJob, on_metrics: Callable[[dict[str, float]], None], stop_asked: Callable[[], bool]
-) -> Ending:
-    """Runs a training job on the connected Ray. Raises TrainingFailed.
-
-    Args:
-        job: what to train.
-        on_metrics: called on the driver with the metrics of each step, in order.
-        stop_asked: polled on the driver; True ends the run at the next step boundary with a checkpoint.
-    """
+def train_on_ray(job: TrainJob, listener: Listener) -> Ending:
+    """Runs a training job on the connected Ray. Raises TrainingFailed."""
     # Beside the driver: a hub on another host would be lost with that host.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     hub = Hub.options(scheduling_strategy=here).remote()
@@ -107,7 +125,7 @@ def train_on_ray(
         train_loop_config={"rank": _RankConfig(job, hub)},
         torch_config=TorchConfig(backend="nccl" if resources.gpus_per_rank else "gloo", timeout_s=RENDEZVOUS_TIMEOUT_S),
         scaling_config=ScalingConfig(
-            num_workers=resources.ranks,
+            num_workers=resources.ranks if resources.min_ranks is None else (resources.min_ranks, resources.ranks),
             use_gpu=resources.gpus_per_rank > 0,
             resources_per_worker={"CPU": resources.threads_per_rank, **_gpus(resources.gpus_per_rank)},
             placement_strategy=resources.placement,
@@ -120,7 +138,7 @@ def train_on_ray(
     )
     done = threading.Event()
     with ThreadPoolExecutor(1, thread_name_prefix="hub") as pool:
-        pump = pool.submit(_pump, hub, done, on_metrics, stop_asked)
+        pump = pool.submit(_pump, hub, done, listener, resources.hang_after_s)
         try:
             trainer.fit()
         except Exception as error:
@@ -132,16 +150,22 @@ def train_on_ray(
     return Ending(ray.get(hub.ending.remote()))
 
 
-def _pump(
-    hub: Any, done: threading.Event, on_metrics: Callable[[dict[str, float]], None], stop_asked: Callable[[], bool]
-) -> None:
+def _pump(hub: Any, done: threading.Event, listener: Listener, hang_after_s: float) -> None:
     stopping = False
     last_round = False
+    heard_at, patience_s = time.monotonic(), hang_after_s
     while not last_round:
         last_round = done.wait(POLL_S)
         for metrics in ray.get(hub.take.remote()):
-            on_metrics(metrics)
-        if stop_asked() and not stopping:
+            listener.metrics(metrics)
+            heard_at, patience_s = time.monotonic(), hang_after_s
+        for sentence in ray.get(hub.take_sentences.remote()):
+            listener.say(sentence)
+        silence_s = time.monotonic() - heard_at
+        if silence_s > patience_s:
+            patience_s *= 2
+            listener.say(f"no step has ended for {silence_s:.0f} s: {slow_ranks(ray.get(hub.heard.remote()))}")
+        if listener.stop_asked() and not stopping:
             stopping = True
             ray.get(hub.stop.remote())
 

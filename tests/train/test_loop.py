@@ -8,7 +8,7 @@ import pytest
 from cluster.lease import LeaseLost
 from cluster.storage import Store
 from jobs.train.checkpoint import CheckpointDamaged, find_checkpoints
-from jobs.train.loop import Ending, TrainJob, run_training
+from jobs.train.loop import Ending, Host, TrainJob, run_training
 from jobs.train.reader import ShardError
 from tests.world.ranks import run_ranks
 from tests.world.toy_training import model_digest, toy_job, toy_stage, train_toy
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.cluster
 
 
 def train_until_step_three_and_stop(job: TrainJob) -> None:
-    assert run_training(job, lambda metrics: metrics["step"] >= 3) is Ending.STOPPED
+    assert run_training(job, Host(report=lambda metrics: metrics["step"] >= 3)) is Ending.STOPPED
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +92,7 @@ def test_other_ranks_go_on_from_the_same_state(
 
 def resume_expecting(job: TrainJob, error: type[Exception], message: str) -> None:
     try:
-        run_training(job, lambda metrics: False)
+        run_training(job, Host())
     except error as raised:
         assert re.search(message, str(raised)), raised
         return

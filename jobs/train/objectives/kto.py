@@ -46,7 +46,9 @@ def kto_loss(
     weight_S = torch.where(up_S, settings.desirable_weight, settings.undesirable_weight) * judged_S
     value_S = torch.sigmoid(settings.beta * sign_S * (log_ratio_S - reference_point))
     loss = (weight_S * (1 - value_S)).sum() / examples
-    return Contribution(loss, _metrics(settings, log_ratio_S, policy_S, up_S, judged_S))
+    metrics = _metrics(settings, log_ratio_S, policy_S, up_S, judged_S)
+    judged = judged_S.sum().double()
+    return Contribution(loss, {**metrics, "kl": Mean(reference_point * judged, judged)})
 
 
 def _metrics(
