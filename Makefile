@@ -10,7 +10,7 @@ STORE ?= artifacts
 MODEL ?= sft
 
 .DEFAULT_GOAL := help
-.PHONY: help install system assets demo serve test test-fast lint clean
+.PHONY: help install system assets demo serve test test-fast chaos lint clean
 
 help:  ## Show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -39,11 +39,15 @@ demo: install assets  ## The main job on real input: corpus, CPT, SFT, evaluatio
 serve: install  ## Serve the demo's model (or MODEL=...) to OpenAI clients on 127.0.0.1:8000
 	$(BIN)/acclimate serve $(MODEL) --store $(STORE)
 
-test: install system assets  ## All tests
+test: install system assets  ## All tests but chaos
 	$(BIN)/python -m pytest tests
 
 test-fast: install  ## Tests without clusters, engines and browsers
 	$(BIN)/python -m pytest tests -m "not cluster and not vllm and not browser and not chaos and not gpu"
+
+chaos: install system assets  ## Every named kill point, then random kills (CHAOS_KILLS=20 CHAOS_SEED=1); long
+	$(BIN)/python -m pytest tests/train/test_loop.py tests/cluster/test_artifacts.py tests/test_run.py tests/test_run_on_hosts.py \
+	  tests/test_chaos.py -m "cluster or chaos"
 
 lint: install  ## Formatting, lint, types, one-way imports
 	$(BIN)/ruff format --check .
