@@ -129,7 +129,7 @@ def _check_models(run: Run, waiting: list[PlannedStage], store: Store) -> None:
                     parameters = check_model(origin.directory).parameters
                     if run.cluster.address == "local":
                         _check_memory(planned.name, stage, parameters, origin.directory)
-                    _check_trainable(origin.directory)
+                    _check_trainable(stage, origin.directory, _context(planned, by_name, store))
             case _:
                 pass
 
@@ -184,13 +184,27 @@ def _check_memory(name: str, stage: TrainStage, parameters: int, model: Store) -
         )
 
 
-def _check_trainable(model: Store) -> None:
+def _context(planned: PlannedStage, waiting: dict[str, PlannedStage], store: Store) -> int:
+    """Tokens of the longest row that a training stage may read."""
+    finished = _parent(planned, "shards", store)
+    if finished is not None:
+        return int(finished.content.read_json("manifest.json")["context"])
+    [name] = [name for key, _, name in stage_inputs(planned.stage) if key == "shards"]
+    shards = waiting[name].stage
+    assert isinstance(shards, ShardsStage), name
+    return shards.context
+
+
+def _check_trainable(stage: TrainStage, model: Store, context: int) -> None:
+    """Raises ModelError, or AdapterError where `lora` does not fit."""
     from jobs.model_files import ModelError
     from jobs.train.attention import UnsupportedModel
-    from jobs.train.model import build_on_meta, read_config
+    from jobs.train.model import build_on_meta, check_length, read_config
 
     try:
-        build_on_meta(read_config(model, trust_remote_code=False), trust_remote_code=False)
+        module = build_on_meta(read_config(model, trust_remote_code=False), trust_remote_code=False, lora=stage.lora)
+        if module.longest_segment is not None:
+            check_length(context, module.longest_segment)
     except UnsupportedModel as error:
         raise ModelError(f"{model.root} cannot be trained: {error}") from error
 

@@ -51,9 +51,24 @@ def _broken_config(model: Path) -> None:
     (model / "config.json").write_text('{"architectures": [')
 
 
-def _encoder(model: Path) -> None:
+def _configured(model: Path, **changes: object) -> None:
     config = json.loads((model / "config.json").read_text())
-    (model / "config.json").write_text(json.dumps({**config, "model_type": "not-a-model"}))
+    (model / "config.json").write_text(json.dumps({**config, **changes}))
+
+
+def _encoder(model: Path) -> None:
+    _configured(model, model_type="not-a-model")
+
+
+def _experts(model: Path) -> None:
+    _configured(model, model_type="mixtral", num_local_experts=4)
+
+
+def _turning_angles(model: Path) -> None:
+    """The shards have rows of 128 tokens."""
+    factors = {"short_factor": [1.0] * 16, "long_factor": [2.0] * 16}
+    rope = {"rope_type": "longrope", "rope_theta": 1e4, "original_max_position_embeddings": 100, **factors}
+    _configured(model, rope_parameters=rope)
 
 
 @pytest.mark.parametrize(
@@ -65,6 +80,8 @@ def _encoder(model: Path) -> None:
         (_cut_off, ("model.safetensors",)),
         (_broken_config, ("config.json is not JSON", "Download or copy it again")),
         (_encoder, ("cannot be trained", "not-a-model")),
+        (_experts, ("cannot be trained", "num_local_experts = 4", "choose a dense model")),
+        (_turning_angles, ("cannot be trained", "longrope", "`context` of at most 100")),
     ],
 )
 def test_a_model_that_cannot_be_used(
@@ -72,6 +89,11 @@ def test_a_model_that_cannot_be_used(
 ) -> None:
     damage(model)
     require_refused(acclimate("run", str(toy.config)), 2, str(model), *told, store=toy.store)
+
+
+def test_adapters_that_do_not_fit_the_model(toy: ToyRun) -> None:
+    answer = acclimate("run", str(toy.config), "stages.cpt.lora.targets=[wq]")
+    require_refused(answer, 2, "lora.targets: no module is called 'wq'", "q_proj", store=toy.store)
 
 
 def test_plan_and_serve_refuse_it_as_well(toy: ToyRun, model: Path) -> None:

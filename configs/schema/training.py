@@ -1,6 +1,6 @@
 """Stages that turn a model and shards into a model."""
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -25,6 +25,10 @@ class Optimizer(Node):
     clip_norm: float = Field(default=1.0, gt=0, description="Largest global gradient norm.")
 
 
+OTHER_PARALLELISM = ("tensor_parallel", "context_parallel", "pipeline_parallel", "expert_parallel", "sequence_parallel")
+"""Ways to cut a model that people look for here."""
+
+
 class Resources(Node):
     """Where the ranks of a stage run. Changes the speed and the rounding, not the meaning: recorded, not hashed."""
 
@@ -41,6 +45,16 @@ class Resources(Node):
     hang_after_s: float = Field(
         default=300, gt=0, description="A step that takes so long is reported, with the rank the others wait for."
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _only_data_is_parallel(cls, values: Any) -> Any:
+        for name in values if isinstance(values, dict) else ():
+            if str(name).removesuffix("_size").removesuffix("ism") in OTHER_PARALLELISM:
+                raise ValueError(
+                    f"{name} is not supported: weights, gradients and moments are cut over `ranks` (FSDP2), a text is not"
+                )
+        return values
 
     @model_validator(mode="after")
     def _replicas_divide_ranks(self) -> Self:

@@ -26,16 +26,22 @@ from jobs.train.head import token_entropy, token_logprobs
 CONFIG_FILES = re.compile(r"config\.json|.*\.py")
 """What transformers needs to build a model: its config, and its code where that travels with it."""
 
-REFUSED_UNLESS_ABSENT = {
-    "quantization_config": "quantised weights are not trained here; export the model in bf16 first",
-    "sliding_window": "if no segment is longer than the window, set sliding_window to null in config.json",
-    "attn_logit_softcapping": "choose a model without soft-capped attention",
-    "final_logit_softcapping": "choose a model without soft-capped logits",
-    "logit_scale": "choose a model whose logits are the plain product with the head",
-    "logits_scaling": "choose a model whose logits are the plain product with the head",
+COMPUTED_FOR = {
+    "sliding_window": frozenset(
+        {"mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "phi3", "olmo3", "smollm3", "cohere2"}
+    ),
+    "attn_logit_softcapping": frozenset({"gemma2"}),
+    "final_logit_softcapping": frozenset({"gemma2", "gemma3_text"}),
+    "logit_scale": frozenset({"cohere", "cohere2"}),
+    "logits_scaling": frozenset({"granite"}),
 }
-"""Config keys that change attention or logits in a way the engine does not compute (Mistral 7B v0.1 and Phi-3: window;
-Gemma 2: both caps; Cohere: logit_scale; Granite: logits_scaling), each with how to mend it."""
+"""Config keys that change attention or logits, and the families where that is computed as transformers does (the tests hold
+each). In another family transformers may leave a window to the mask alone, which does not exist here."""
+
+EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
+OTHER_INPUTS = ("vision_config", "audio_config", "text_config")
+LENGTH_DEPENDENT_ROPE = ("dynamic", "longrope")
+"""Their angles depend on the longest text of a forward pass once it passes the original length."""
 
 
 class Outputs(NamedTuple):
@@ -55,16 +61,27 @@ ENTROPY_POSITIONS = 128
 class PackedModel(nn.Module):
     """The root of a sharded model: its forward is the only way in, so that the root group is gathered for the head too."""
 
-    def __init__(self, decoder: Any, lm_head: Any, score: nn.Linear | None) -> None:
+    def __init__(
+        self,
+        decoder: Any,
+        lm_head: Any,
+        score: nn.Linear | None,
+        softcap: float | None = None,
+        logit_scale: float = 1.0,
+        longest_segment: int | None = None,
+    ) -> None:
         """Args:
         decoder: of transformers, without its head.
         lm_head: None where it is tied to the embedding.
         score: a linear layer to one number; then the model scores segments instead of predicting tokens.
+        softcap, logit_scale: what becomes of the logits, `check_config` lets at most one of them be unusual.
+        longest_segment: in tokens, where a longer one would change what its neighbours are (`longest_segment_of`).
         """
         super().__init__()
         self.model = decoder
         self.lm_head = lm_head
         self.score = score
+        self.softcap, self.logit_scale, self.longest_segment = softcap, logit_scale, longest_segment
 
     @property
     def layers(self) -> nn.ModuleList:
@@ -72,23 +89,26 @@ class PackedModel(nn.Module):
 
     def forward(self, batch: PackedBatch, temperature: float) -> Outputs:
         """Log-probabilities of the targets, or scores of the segments."""
-        bounds = batch.cu_seqlens_S1.tolist()
+        lengths = tuple(stop - start for start, stop in pairwise(batch.cu_seqlens_S1.tolist()))
+        if self.longest_segment is not None:
+            check_length(max(lengths), self.longest_segment)
         hidden_1TH = self.model(
             input_ids=batch.input_ids_T[None],
             position_ids=batch.positions_T[None],
             attention_mask=None,
             use_cache=False,
             cu_seqlens_S1=batch.cu_seqlens_S1,
-            segment_lengths=tuple(stop - start for start, stop in pairwise(bounds)),
+            segment_lengths=lengths,
         ).last_hidden_state
         hidden_TH = hidden_1TH[0]
         if self.score is not None:
             return Outputs(self._scores(hidden_TH, batch), hidden_TH.new_zeros(0, dtype=torch.float32))
         kept_W = batch.weights_T.nonzero().squeeze(1)
         hidden_WH, weight_VH = hidden_TH[kept_W], self._output_embedding()
-        logprobs_W = token_logprobs(hidden_WH, weight_VH, batch.targets_T[kept_W], temperature)
+        temperature = temperature / self.logit_scale
+        logprobs_W = token_logprobs(hidden_WH, weight_VH, batch.targets_T[kept_W], temperature, self.softcap)
         watched = ENTROPY_POSITIONS if torch.is_grad_enabled() else 0
-        return Outputs(logprobs_W, token_entropy(hidden_WH[:watched], weight_VH, temperature))
+        return Outputs(logprobs_W, token_entropy(hidden_WH[:watched], weight_VH, temperature, self.softcap))
 
     def _scores(self, hidden_TH: Tensor, batch: PackedBatch) -> Tensor:
         """fp32 (S,) at the last token of every segment; bf16 has too few digits to tell two good answers apart."""
@@ -122,16 +142,62 @@ def check_config(config: PreTrainedConfig) -> None:
     """Raises UnsupportedModel, naming the key, where attention or logits would not be what the model defines."""
     values = config.to_dict()
     name = values.get("model_type")
-    for key, remedy in REFUSED_UNLESS_ABSENT.items():
+    if values.get("is_encoder_decoder"):
+        raise UnsupportedModel(f"model_type {name}: an encoder-decoder model is not supported; choose a decoder")
+    for key in OTHER_INPUTS:
         if values.get(key) is not None:
-            raise UnsupportedModel(f"model_type {name}: {key} = {values[key]!r} is not supported; {remedy}")
-    other_layers = sorted(set(values.get("layer_types") or []) - {"full_attention"})
+            raise UnsupportedModel(
+                f"model_type {name}: {key} says that the model reads more than text; only text models are trained. "
+                "Choose one, or save its language model alone"
+            )
+    for key in EXPERTS:
+        if values.get(key):
+            raise UnsupportedModel(
+                f"model_type {name}: {key} = {values[key]}: mixtures of experts are not supported, their routing would not "
+                "be balanced; choose a dense model"
+            )
+    if values.get("quantization_config") is not None:
+        raise UnsupportedModel(f"model_type {name}: quantised weights are not trained; export the model in bf16 first")
+    if values.get("use_bidirectional_attention"):
+        raise UnsupportedModel(
+            f"model_type {name}: use_bidirectional_attention is not supported; choose a causal model"
+        )
+    layer_types = set(values.get("layer_types") or [])
+    other_layers = sorted(layer_types - {"full_attention", "sliding_attention"})
     if other_layers:
         raise UnsupportedModel(f"model_type {name}: layers of type {', '.join(other_layers)} are not supported")
+    for key, families in COMPUTED_FOR.items():
+        unused = key == "sliding_window" and layer_types == {"full_attention"}
+        if values.get(key) not in (None, 1.0) and not unused and name not in families:
+            raise UnsupportedModel(
+                f"model_type {name}: {key} = {values[key]!r} is supported for {', '.join(sorted(families))} only; choose "
+                f"one of these{', or set it to null if no segment is longer' if key == 'sliding_window' else ''}"
+            )
     for key, value in values.items():
         if ("dropout" in key or key.endswith("pdrop")) and isinstance(value, int | float) and value > 0:
             # Dropout would draw from a global generator: a resumed run would differ.
             raise UnsupportedModel(f"model_type {name}: {key} = {value}; set it to 0 in config.json")
+
+
+def longest_segment_of(config: PreTrainedConfig) -> int | None:
+    """Tokens up to which the rotary angles of a segment do not depend on its neighbours; None: however many."""
+    rope: dict[str, Any] = getattr(config, "rope_parameters", None) or {}
+    per_layer_type = [rope, *(inner for inner in rope.values() if isinstance(inner, dict))]
+    longest = [
+        int(parameters.get("original_max_position_embeddings") or config.max_position_embeddings)
+        for parameters in per_layer_type
+        if parameters.get("rope_type") in LENGTH_DEPENDENT_ROPE
+    ]
+    return min(longest, default=None)
+
+
+def check_length(tokens: int, longest: int) -> None:
+    """Raises UnsupportedModel where a packed row may hold a segment that changes its neighbours."""
+    if tokens > longest:
+        raise UnsupportedModel(
+            f"rope_type {' and '.join(LENGTH_DEPENDENT_ROPE)}: a text of {tokens} tokens would change the rotary angles of "
+            f"what is packed beside it; choose a `context` of at most {longest}"
+        )
 
 
 Head = Literal["logprobs", "scores"]
@@ -176,7 +242,14 @@ def build_on_meta(
         for parameter in causal_lm.parameters():
             if parameter.requires_grad:  # PEFT makes some of them fp32, whatever the model is
                 parameter.data = parameter.data.to(dtype)
-    return PackedModel(causal_lm.model, None if tied or head == "scores" else causal_lm.lm_head, score)
+    return PackedModel(
+        causal_lm.model,
+        None if tied or head == "scores" else causal_lm.lm_head,
+        score,
+        getattr(config, "final_logit_softcapping", None),
+        getattr(config, "logit_scale", 1.0) / getattr(config, "logits_scaling", 1.0),
+        longest_segment_of(config),
+    )
 
 
 def allocate(module: PackedModel, device: torch.device) -> None:

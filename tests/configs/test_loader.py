@@ -57,6 +57,7 @@ def test_a_run_file_becomes_a_frozen_tree(tmp_path: Path) -> None:
         ("      learning_rate: 2e-5", "      learning_rte: 2e-5", r"run.yaml:22: unknown key `stages.cpt.optimizer.learning_rte`; did you mean `learning_rate`"),
         ("    steps: 4", "    step: 4", r"run.yaml:20: unknown key `stages.cpt.step`; did you mean `steps`"),
         ("    model: base\n    shards", "    model: bse\n    shards", r"stages.cpt.model: no earlier stage is called 'bse'"),
+        ("    steps: 4", "    steps: 4\n    resources: {tensor_parallel_size: 2}", r"run.yaml:21: `stages.cpt.resources`: tensor_parallel_size is not supported: .* cut over `ranks`"),
         ("    shards: rows", "    shards: papers", r"'papers' is a corpus stage, needed: shards"),
         ("    steps: 4", "    steps: four", r"run.yaml:20: `stages.cpt.steps`: Input should be a valid integer"),
         ("seed: 3", "seed: 3\nseed: 4", r"run.yaml:3: `seed` is given twice"),

@@ -5,14 +5,16 @@ from pathlib import Path
 import pytest
 import torch
 from torch.distributed.device_mesh import DeviceMesh
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from cluster.storage import open_store
+from configs.schema.training import Optimizer
 from jobs.records import PackedRow
 from jobs.train.attention import UnsupportedModel
 from jobs.train.batch import pack_rows
 from jobs.train.learner import Learner, LearnerSpec
-from jobs.train.model import check_config
+from jobs.train.model import build_on_meta, check_config
+from jobs.train.objectives.lm import next_token_loss
 from tests.train.tiny_models import FAMILIES, SIZES, VOCABULARY, save_tiny_model
 
 LENGTHS = (37, 5, 1, 61)
@@ -29,12 +31,24 @@ def row(*segments: list[int]) -> PackedRow:
     )
 
 
+def in_transformers(directory: Path) -> torch.nn.Module:
+    """With attention written out: transformers' SDPA leaves Gemma 2's soft cap out without a word."""
+    return AutoModelForCausalLM.from_pretrained(directory, attn_implementation="eager")
+
+
+@torch.no_grad()
+def alone_in_transformers(model: torch.nn.Module, ids: list[int]) -> torch.Tensor:
+    """Log-probabilities of a text's tokens, from the logits of a model that knows nothing of packing."""
+    logits = model(torch.tensor([ids]), use_cache=False).logits[0, :-1]
+    return logits.log_softmax(-1).gather(1, torch.tensor(ids)[1:, None])[:, 0]
+
+
 @pytest.fixture(scope="module", params=sorted(FAMILIES))
 def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, one_rank: DeviceMesh):
     directory = save_tiny_model(tmp_path_factory.mktemp(request.param), request.param)
     learner = Learner(LearnerSpec(open_store(str(directory)), "fp32", None), one_rank)
     learner.load()
-    return learner, AutoModelForCausalLM.from_pretrained(directory)
+    return learner, in_transformers(directory)
 
 
 def test_a_packed_segment_scores_as_it_does_alone_in_transformers(model) -> None:
@@ -43,16 +57,7 @@ def test_a_packed_segment_scores_as_it_does_alone_in_transformers(model) -> None
     packed = learner.forward(pack_rows([row(*segments)]))
     alone = torch.cat([learner.forward(pack_rows([row(ids)])) for ids in segments])
     torch.testing.assert_close(packed, alone, rtol=0, atol=1e-6 * float(alone.abs().max()))
-    with torch.no_grad():
-        expected = torch.cat(
-            [
-                reference(torch.tensor([ids]))
-                .logits[0, :-1]
-                .log_softmax(-1)
-                .gather(1, torch.tensor(ids)[1:, None])[:, 0]
-                for ids in segments
-            ]
-        )
+    expected = torch.cat([alone_in_transformers(reference, ids) for ids in segments])
     assert alone.std() > 0.3  # the model is not flat, so that a leak would show
     torch.testing.assert_close(packed, expected, rtol=0, atol=1e-5)
 
@@ -66,25 +71,61 @@ def test_another_neighbour_leaves_every_bit(model) -> None:
     assert torch.equal(first[22:], second[22:])
 
 
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_a_trained_model_has_the_same_logits_in_transformers(tmp_path: Path, one_rank: DeviceMesh, family: str) -> None:
+    """Exported after two steps; every parameter has moved, so each has a gradient and its own place in the files."""
+    directory = save_tiny_model(tmp_path / "base", family)
+    learner = Learner(LearnerSpec(open_store(str(directory)), "fp32", Optimizer(learning_rate=1e-2)), one_rank)
+    learner.load()
+    packed = pack_rows([row(segment(50, 1), segment(9, 2))])
+    start = {name: values.clone() for name, values in learner.state().items()}
+    before = learner.forward(packed)
+    for _ in range(2):
+        sums = learner.forward_backward([packed], lambda values, batch: next_token_loss(values, batch, 57.0))
+        learner.step(1e-2, sums)
+    after = learner.forward(packed)
+    assert float((after - before).abs().mean()) > 0.02
+    moved = {name: not torch.equal(start[name], values) for name, values in learner.state().items() if "param/" in name}
+    assert all(moved.values()), [name for name, changed in moved.items() if not changed]
+    learner.export(open_store(str(tmp_path / "model")))
+    exported = in_transformers(tmp_path / "model")
+    expected = torch.cat([alone_in_transformers(exported, ids) for ids in (segment(50, 1), segment(9, 2))])
+    torch.testing.assert_close(after, expected, rtol=0, atol=1e-5)
+
+
+def test_a_text_that_would_turn_its_neighbours_angles_is_refused(tmp_path: Path, one_rank: DeviceMesh) -> None:
+    learner = Learner(LearnerSpec(open_store(str(save_tiny_model(tmp_path, "phi3_long"))), "fp32", None), one_rank)
+    learner.load()
+    learner.forward(pack_rows([row(segment(64, 0), segment(64, 1))]))
+    with pytest.raises(UnsupportedModel, match="text of 65 tokens.*`context` of at most 64"):
+        learner.forward(pack_rows([row(segment(65, 0), segment(9, 1))]))
+
+
 @pytest.mark.parametrize(
     ("changes", "key"),
     [
-        ({"model_type": "mistral", "sliding_window": 16}, "sliding_window"),
+        ({"model_type": "starcoder2", "sliding_window": 16}, "sliding_window = 16 is supported for cohere2, gemma2"),
         ({"model_type": "llama", "attention_dropout": 0.1}, "attention_dropout"),
-        ({"model_type": "gemma2", "attn_logit_softcapping": 50.0, "sliding_window": None}, "attn_logit_softcapping"),
-        ({"model_type": "granite", "logits_scaling": 8.0}, "logits_scaling"),
+        ({"model_type": "gemma3_text", "attn_logit_softcapping": 50.0}, "attn_logit_softcapping = 50.0.* gemma2 only"),
+        ({"model_type": "gemma3_text", "use_bidirectional_attention": True}, "use_bidirectional_attention"),
+        ({"model_type": "granitemoe", "num_local_experts": 4}, "num_local_experts = 4: mixtures of experts"),
+        ({"model_type": "qwen3_moe"}, "mixtures of experts"),
+        ({"model_type": "deepseek_v3"}, "n_routed_experts = 256: mixtures of experts"),
+        ({"model_type": "gpt_oss"}, "num_local_experts = 128: mixtures of experts"),
+        ({"model_type": "gemma3"}, "vision_config says that the model reads more than text"),
+        ({"model_type": "qwen2_audio"}, "audio_config says"),
+        ({"model_type": "t5"}, "encoder-decoder"),
+        ({"model_type": "lfm2", "layer_types": ["conv", "full_attention"]}, "layers of type conv"),
     ],
 )
 def test_what_would_be_computed_wrong_is_refused_by_name(changes: dict, key: str) -> None:
-    from transformers import AutoConfig
-
+    sizes = {} if "vision" in key or "audio" in key or "encoder" in key else SIZES
     with pytest.raises(UnsupportedModel, match=key):
-        check_config(AutoConfig.for_model(**{**SIZES, **changes}))
+        check_config(AutoConfig.for_model(**{**sizes, **changes}))
 
 
-def test_a_window_that_reaches_attention_is_refused_there_too(tmp_path: Path, one_rank: DeviceMesh) -> None:
-    learner = Learner(LearnerSpec(open_store(str(save_tiny_model(tmp_path, "mistral"))), "fp32", None), one_rank)
-    learner.load()
-    learner.config.sliding_window = 8
-    with pytest.raises(UnsupportedModel, match="sliding_window"):
-        learner.forward(pack_rows([row(segment(20, 0))]))
+def test_a_model_of_another_shape_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedModel, match=r"PhiForCausalLM has a bias in its head"):
+        build_on_meta(AutoConfig.for_model("phi", **SIZES), trust_remote_code=False)
+    with pytest.raises(UnsupportedModel, match=r"GPT2LMHeadModel has no model.layers"):
+        build_on_meta(AutoConfig.for_model("gpt2"), trust_remote_code=False)

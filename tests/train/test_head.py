@@ -14,25 +14,32 @@ def case(rows: int, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor, tor
     return hidden, weight, targets, upstream
 
 
-def oracle(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, temperature: float) -> torch.Tensor:
+def oracle(
+    hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, temperature: float, softcap: float | None = None
+) -> torch.Tensor:
     """Full fp64 logits through torch's own log-softmax."""
-    return ((hidden.double() @ weight.double().T) / temperature).log_softmax(-1).gather(1, targets[:, None])[:, 0]
+    logits = hidden.double() @ weight.double().T
+    if softcap is not None:
+        logits = softcap * torch.tanh(logits / softcap)
+    return (logits / temperature).log_softmax(-1).gather(1, targets[:, None])[:, 0]
 
 
-@pytest.mark.parametrize("temperature", [1.0, 0.7])
+@pytest.mark.parametrize(("temperature", "softcap"), [(1.0, None), (0.7, None), (0.7, 4.0)])
 @pytest.mark.parametrize("rows", [1, CHUNK_ROWS, 2 * CHUNK_ROWS + 3])
 @pytest.mark.parametrize(
     ("dtype", "value_tolerance", "grad_tolerance"), [(torch.float64, 1e-12, 1e-11), (torch.float32, 2e-5, 1e-4)]
 )
-def test_values_and_gradients_equal_full_fp64_logits(rows, dtype, value_tolerance, grad_tolerance, temperature) -> None:
+def test_values_and_gradients_equal_full_fp64_logits(
+    rows, dtype, value_tolerance, grad_tolerance, temperature, softcap
+) -> None:
     hidden, weight, targets, upstream = case(rows, dtype)
-    values = token_logprobs(hidden, weight, targets, temperature)
+    values = token_logprobs(hidden, weight, targets, temperature, softcap)
     values.backward(upstream.to(values.dtype))
     expected_hidden, expected_weight = (
         hidden.detach().double().requires_grad_(),
         weight.detach().double().requires_grad_(),
     )
-    expected = oracle(expected_hidden, expected_weight, targets, temperature)
+    expected = oracle(expected_hidden, expected_weight, targets, temperature, softcap)
     expected.backward(upstream.double())
     torch.testing.assert_close(values.double(), expected, rtol=0, atol=value_tolerance)
     torch.testing.assert_close(hidden.grad.double(), expected_hidden.grad, rtol=0, atol=grad_tolerance)

@@ -5,14 +5,22 @@ from pathlib import Path
 import torch
 from transformers import (
     AutoModelForCausalLM,
+    Cohere2Config,
+    CohereConfig,
+    Gemma2Config,
+    Gemma3TextConfig,
     GemmaConfig,
+    GraniteConfig,
     LlamaConfig,
     MistralConfig,
     Olmo2Config,
+    Olmo3Config,
+    OlmoConfig,
     Phi3Config,
     PreTrainedConfig,
     Qwen2Config,
     Qwen3Config,
+    SmolLM3Config,
 )
 
 VOCABULARY = 131
@@ -31,15 +39,45 @@ SIZES = {
     "pad_token_id": 0,
 }
 
+WINDOW = 16
+"""Of the families with a sliding window: shorter than the longest segments of the tests."""
+MIXED = {"sliding_window": WINDOW, "layer_types": ["sliding_attention", "full_attention"]}
+LONG_ROPE = {
+    "rope_type": "longrope", "rope_theta": 10000.0, "original_max_position_embeddings": 64, "factor": 4.0,
+    "short_factor": [1.5] * 4, "long_factor": [4.0] * 4,
+}  # fmt: skip
+
 FAMILIES: dict[str, PreTrainedConfig] = {
     "llama": LlamaConfig(**SIZES, tie_word_embeddings=True),
     "llama_untied": LlamaConfig(**SIZES, tie_word_embeddings=False),
     "qwen2": Qwen2Config(**SIZES, tie_word_embeddings=True),
+    "qwen2_window": Qwen2Config(**SIZES, use_sliding_window=True, **MIXED, tie_word_embeddings=False),
     "qwen3": Qwen3Config(**SIZES, head_dim=16, tie_word_embeddings=True),
+    "qwen3_window": Qwen3Config(**SIZES, head_dim=16, use_sliding_window=True, **MIXED, tie_word_embeddings=True),
     "mistral": MistralConfig(**SIZES, sliding_window=None, tie_word_embeddings=False),
+    "mistral_window": MistralConfig(**SIZES, sliding_window=WINDOW, tie_word_embeddings=False),
     "gemma": GemmaConfig(**SIZES, head_dim=16),
+    "gemma2": Gemma2Config(
+        **SIZES, **MIXED, head_dim=16, query_pre_attn_scalar=16, attn_logit_softcapping=2.0, final_logit_softcapping=3.0
+    ),
+    "gemma3": Gemma3TextConfig(**SIZES, **MIXED, head_dim=16, query_pre_attn_scalar=16),
+    "olmo": OlmoConfig(**SIZES, clip_qkv=0.5, tie_word_embeddings=False),
     "olmo2": Olmo2Config(**SIZES, tie_word_embeddings=False),
+    "olmo3": Olmo3Config(**SIZES, **MIXED, tie_word_embeddings=False),
     "phi3": Phi3Config(**SIZES, sliding_window=None, tie_word_embeddings=False),
+    "phi3_window": Phi3Config(**SIZES, sliding_window=WINDOW, tie_word_embeddings=False),
+    "phi3_long": Phi3Config(
+        **SIZES, rope_parameters=LONG_ROPE, original_max_position_embeddings=64, tie_word_embeddings=False
+    ),
+    "smollm3": SmolLM3Config(**SIZES, no_rope_layers=[1, 0], tie_word_embeddings=True),
+    "smollm3_window": SmolLM3Config(
+        **SIZES, no_rope_layers=[1, 0], use_sliding_window=True, **MIXED, tie_word_embeddings=True
+    ),
+    "granite": GraniteConfig(
+        **SIZES, logits_scaling=2.0, embedding_multiplier=3.0, residual_multiplier=0.5, attention_multiplier=0.2
+    ),
+    "cohere": CohereConfig(**SIZES, logit_scale=0.5, use_qk_norm=True),
+    "cohere2": Cohere2Config(**SIZES, **MIXED, logit_scale=0.5),
 }
 
 
