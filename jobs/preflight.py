@@ -129,6 +129,7 @@ def _check_models(run: Run, waiting: list[PlannedStage], store: Store) -> None:
                     parameters = check_model(origin.directory).parameters
                     if run.cluster.address == "local":
                         _check_memory(planned.name, stage, parameters, origin.directory)
+                    _check_continued(planned, stage, store)
                     _check_trainable(stage, origin.directory, _context(planned, by_name, store))
             case _:
                 pass
@@ -182,6 +183,17 @@ def _check_memory(name: str, stage: TrainStage, parameters: int, model: Store) -
             f"on {stage.resources.ranks} ranks, {free / 2**30:.1f} GiB are free. Lower stages.{name}.micro_batch_tokens "
             f"(now {stage.micro_batch_tokens}), set activation_checkpointing: true, or take a smaller model."
         )
+
+
+def _check_continued(planned: PlannedStage, stage: TrainStage, store: Store) -> None:
+    """Raises MergeError or AdapterError where `lora.start: continue` finds no adapters, or others; later ones come from the
+    same config."""
+    from jobs.merging import adapters_of
+    from jobs.train.adapters import check_same_adapters
+
+    model = _parent(planned, "model", store)
+    if stage.lora is not None and stage.lora.start == "continue" and model is not None:
+        check_same_adapters(adapters_of(store, model).adapter, stage.lora)
 
 
 def _context(planned: PlannedStage, waiting: dict[str, PlannedStage], store: Store) -> int:

@@ -140,6 +140,7 @@ def _shards(stage: ShardsStage, context: StageContext) -> Outcome:
 def _train(stage: AnyTrainStage, context: StageContext) -> Outcome:
     from jobs.corpus.schema import DataError
     from jobs.corpus.segments import read_tokenizer_files
+    from jobs.merging import adapters_of
     from jobs.train.loop import Ending, TrainJob
     from jobs.train.plan import total_steps
     from jobs.train.ray_host import Listener, train_on_ray
@@ -156,11 +157,16 @@ def _train(stage: AnyTrainStage, context: StageContext) -> Outcome:
     check_rows_fit(context.name, stage, shards.name, manifest["rows"])
     row_tokens = int(manifest["context"])
     steps = total_steps(stage, len(rows), row_tokens)
+    adapter, weights = None, model.content.below("model")
+    if stage.lora is not None and stage.lora.start == "continue":
+        found = adapters_of(context.store, model)
+        adapter, weights = found.adapter, found.base.content.below("model")
     job = TrainJob(
-        context.name, stage, context.run.seed, model.content.below("model"), shards.content, row_tokens, steps,
+        context.name, stage, context.run.seed, weights, shards.content, row_tokens, steps,
         context.attempt.directory, context.attempt.number, context.content,
         context.inputs["reference"].content.below("model") if "reference" in context.inputs else None,
         context.inputs["heldout.general"].content if "heldout.general" in context.inputs else None,
+        adapter,
     )  # fmt: skip
     context.progress("steps", 0, steps)
 

@@ -60,6 +60,11 @@ class Lora(Node):
     train_whole: list[str] = Field(
         default=[], description="Modules trained in full beside the adapters, e.g. embed_tokens for new tokens."
     )
+    start: Literal["merge", "continue"] = Field(
+        default="merge",
+        description="Where `model` was trained with adapters itself: merge begins new ones on its merged weights, continue "
+        "goes on with them on the weights below.",
+    )
     base: Literal["as_stored", "nf4"] = Field(
         default="as_stored",
         description="nf4: the frozen weights in 4 bits, replicated on every rank (QLoRA, 2305.14314).",

@@ -68,6 +68,7 @@ class Run(Node):
     def _inputs_exist_and_fit(self) -> "Run":
         seen: dict[str, str] = {}
         for name, stage in self.stages.items():
+            self._adapters_can_start(name, stage)
             for key, wanted_kinds, input_name in stage_inputs(stage):
                 if input_name.startswith(ARTIFACT_PREFIX):
                     continue
@@ -83,6 +84,15 @@ class Run(Node):
                     )
             seen[name] = stage.stage
         return self
+
+    def _adapters_can_start(self, name: str, stage: Stage) -> None:
+        if not isinstance(stage, TrainStage) or stage.lora is None or stage.lora.start == "merge":
+            return
+        before = self.stages.get(stage.model)
+        if before is not None and not (isinstance(before, TrainStage) and before.lora is not None):
+            raise ValueError(
+                f"stages.{name}.lora.start: {stage.model!r} has no adapters to continue; give it `lora`, or leave `start` out"
+            )
 
 
 MODEL_KINDS = ("model", "cpt", "sft", "dpo", "kto", "orpo")

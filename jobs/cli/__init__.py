@@ -5,7 +5,7 @@ import sys
 import typer
 
 from configs.errors import UserError
-from jobs.cli import cluster, doctor, inspect, run, serving
+from jobs.cli import cluster, doctor, inspect, merging, run, serving
 
 app = typer.Typer(
     name="acclimate",
@@ -17,7 +17,7 @@ app = typer.Typer(
 )
 for verb in (
     run.plan, run.run, cluster.submit, cluster.status, cluster.logs, inspect.ls, cluster.stop, run.evaluate_models,
-    serving.serve, inspect.lineage, inspect.gc, inspect.schema, doctor.doctor,
+    serving.serve, merging.merge, inspect.lineage, inspect.gc, inspect.schema, doctor.doctor,
 ):  # fmt: skip
     app.command(name="eval" if verb is run.evaluate_models else None)(verb)
 

@@ -15,6 +15,7 @@ import torch
 from peft import LoraConfig, TaskType, inject_adapter_in_model
 from torch import Tensor, nn
 
+from cluster.storage import Store
 from configs.errors import UserError
 from configs.schema.objectives import Lora
 
@@ -28,6 +29,9 @@ SCORE_NAME = "score.weight"
 MAGNITUDE = f".lora_magnitude_vector.{ADAPTER}.weight"
 """How DoRA's magnitudes end."""
 WRAPPERS = (".base_layer", ".original_module", f".modules_to_save.{ADAPTER}")
+
+
+HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 
 
 class AdapterError(UserError, ValueError):
@@ -115,6 +119,35 @@ def config_json(lora: Lora, tied: bool, base: str, trained: Iterable[str]) -> di
     modules = (found["module"] for name in trained if (found := LORA_PART.match(name)))
     config["target_modules"] = sorted({module.rpartition(".")[2] for module in modules})
     return json.loads(json.dumps(config, default=sorted))  # sets become lists
+
+
+def read_adapter_config(adapter: Store) -> Lora:
+    """What adapter_config.json says that matters to the weights; raises AdapterError where they are of another kind."""
+    if not adapter.exists(ADAPTER_CONFIG):
+        raise AdapterError(
+            f"{adapter.root} has no {ADAPTER_CONFIG}: is it the `adapter` directory of a stage with `lora`?"
+        )
+    config = adapter.read_json(ADAPTER_CONFIG)
+    if config.get("peft_type") != "LORA":
+        raise AdapterError(f"{adapter.root}: adapters of type {config.get('peft_type')} are not merged here, only LORA")
+    unknown = [key for key in ("rank_pattern", "alpha_pattern", "lora_bias") if config.get(key)]
+    if unknown or config.get("bias", "none") != "none":
+        raise AdapterError(f"{adapter.root}: {', '.join(unknown) or 'bias'} in {ADAPTER_CONFIG} is not supported here")
+    return Lora(
+        rank=config["r"], alpha=config["lora_alpha"], rslora=config.get("use_rslora", False),
+        dora=config.get("use_dora", False), train_whole=config.get("modules_to_save") or [],
+    )  # fmt: skip
+
+
+def check_same_adapters(adapter: Store, lora: Lora) -> None:
+    """Raises AdapterError where adapters cannot be gone on with by these settings."""
+    saved = read_adapter_config(adapter)
+    for key in ("rank", "alpha", "rslora", "dora"):
+        if getattr(saved, key) != getattr(lora, key):
+            raise AdapterError(
+                f"lora.{key} is {getattr(lora, key)}, the adapters that `start: continue` goes on with have "
+                f"{getattr(saved, key)} ({adapter.root}); set it to that, or `start: merge`"
+            )
 
 
 def magnitudes(weight_OI: Tensor) -> Tensor:

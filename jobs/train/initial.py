@@ -1,6 +1,7 @@
 """What every parameter starts from: the model directory, or nothing.
 
 parameter names --where_from--> StoredTensor | NewTensor --set_initial--> the rows of this rank
+                 --trained_before--> adapters that are gone on with --set_trained_before--> the same rows
 """
 
 import hashlib
@@ -12,7 +13,20 @@ import torch
 from torch import Tensor
 
 from cluster.storage import Store
-from jobs.train.adapters import LORA_PART, MAGNITUDE, SCORE_NAME, checkpoint_name, magnitudes
+from configs.schema.objectives import Lora
+from jobs.train.adapters import (
+    EMBEDDING,
+    HEAD,
+    LORA_PART,
+    MAGNITUDE,
+    PEFT_PREFIX,
+    SCORE_NAME,
+    AdapterError,
+    check_same_adapters,
+    checkpoint_name,
+    magnitudes,
+    peft_name,
+)
 from jobs.train.fsdp import LocalRows
 from jobs.train.one_rank import WholeRows
 from jobs.train.weights import StoredTensor, check_tensors, list_tensors, read_rows
@@ -66,6 +80,43 @@ def set_initial(
     for name, own in rows.items():
         if name.endswith(MAGNITUDE):  # cut like the rows of its weight, so each rank has what it needs
             own.values.copy_(magnitudes(rows[name.removesuffix(MAGNITUDE) + ".base_layer.weight"].values))
+
+
+def trained_before(adapter: Store, lora: Lora, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, StoredTensor]:
+    """Where finished adapters lie, by parameter name.
+
+    Args:
+        lora: of the stage that goes on with them.
+        shapes: of what it trains. The head of a reward model may be new.
+
+    Raises:
+        AdapterError: the adapters are of another kind, rank or scale, or on other modules.
+    """
+    check_same_adapters(adapter, lora)
+    on_disk = list_tensors(adapter)
+    tied_copy = {f"{PEFT_PREFIX}{HEAD}"} if f"{PEFT_PREFIX}{EMBEDDING}" in on_disk else set()
+    places = {name: on_disk.get(str(peft_name(name))) for name in shapes}
+    found = {name: place for name, place in places.items() if place is not None}
+    missing = sorted({*shapes} - {*found, SCORE_NAME})
+    left_over = sorted({*on_disk} - {str(peft_name(name)) for name in shapes} - tied_copy)
+    if missing or left_over:
+        what = f"{missing[0]} is not in them" if missing else f"{left_over[0]} would be dropped"
+        raise AdapterError(
+            f"lora.start: the adapters of {adapter.root} are on other modules ({what}); set lora.targets and "
+            "lora.train_whole as they were, or `start: merge`"
+        )
+    for name, place in found.items():
+        if place.shape != shapes[name]:
+            raise AdapterError(f"lora.start: {name} is {list(place.shape)} in {adapter.root}, not {list(shapes[name])}")
+    return found
+
+
+def set_trained_before(
+    rows: Mapping[str, LocalRows | WholeRows], places: Mapping[str, StoredTensor], adapter: Store
+) -> None:
+    """Reads this rank's rows of finished adapters."""
+    for name, place in places.items():
+        read_rows(adapter, place, rows[name].first_row, rows[name].values)
 
 
 def _adapter_start(name: str, shape: tuple[int, ...]) -> NewTensor:

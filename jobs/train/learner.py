@@ -24,7 +24,7 @@ from jobs.train.adapters import checkpoint_name
 from jobs.train.batch import PackedBatch
 from jobs.train.export import export_model, gather_on_first_rank
 from jobs.train.fsdp import COMPUTE_TYPES, LocalRows, Precision, ShardedModel, device_of, shard_model
-from jobs.train.initial import set_initial, where_from
+from jobs.train.initial import set_initial, set_trained_before, trained_before, where_from
 from jobs.train.merge import export_merged, write_adapters, write_reward_config
 from jobs.train.model import Head, build_on_meta, read_config
 from jobs.train.objectives.objective import LossFunction, Mean, mean_of
@@ -55,6 +55,8 @@ class LearnerSpec:
     """scores: a new head of one row where the model directory has none, drawn from `seed`."""
     seed: int = 0
     lora: Lora | None = None
+    adapter: Store | None = None
+    """Finished adapters in PEFT's format that are gone on with; None: new ones."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,8 @@ class Learner:
         module = build_on_meta(self.config, spec.trust_remote_code, spec.head, spec.lora, master_type)
         shapes = {name: tuple(parameter.shape) for name, parameter in module.named_parameters()}
         self.stored = where_from(spec.model, shapes)
+        trained = {name: shapes[name] for name, parameter in module.named_parameters() if parameter.requires_grad}
+        self.continued = trained_before(spec.adapter, spec.lora, trained) if spec.adapter and spec.lora else {}
         if spec.optimizer is None:
             module.requires_grad_(False)
         for parameter in module.parameters():  # not the buffers: rotary angles need fp32
@@ -130,6 +134,8 @@ class Learner:
         """Allocates this rank's rows and reads them, and only them, from the model directory."""
         self.sharded.allocate(self.device)
         set_initial(self.sharded.rows, self.stored, self.spec.model, self.spec.seed)
+        if self.spec.adapter is not None:
+            set_trained_before(self.sharded.rows, self.continued, self.spec.adapter)
 
     @torch.no_grad()
     def forward(self, batch: PackedBatch, temperature: float = 1.0) -> Tensor:

@@ -53,6 +53,8 @@ class TrainJob:
     """The reference's model directory where it is not the model that is trained."""
     general: Store | None = None
     """Shards of general text, for the forgetting budget."""
+    adapter: Store | None = None
+    """Finished adapters on `model` that are gone on with (`lora.start: continue`)."""
 
 
 class Ending(Enum):
@@ -164,6 +166,7 @@ def _load(job: TrainJob, model: Store, trained: bool) -> Learner:
     spec = LearnerSpec(
         model, stage.precision, stage.optimizer if trained else None, stage.activation_checkpointing,
         head=objective_of(stage).head, seed=job.seed, lora=stage.lora if trained else None,
+        adapter=job.adapter if trained else None,
     )  # fmt: skip
     learner = Learner(spec, build_mesh(dist.get_world_size(), stage.resources.replicas))
     learner.load()

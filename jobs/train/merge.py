@@ -5,7 +5,6 @@
 At most one tensor of the base is in memory.
 """
 
-import json
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +18,8 @@ from configs.schema.objectives import Lora
 from jobs.train.adapters import (
     ADAPTER_CONFIG,
     ADAPTER_FILE,
+    EMBEDDING,
+    HEAD,
     LORA_PART,
     PEFT_PREFIX,
     AdapterError,
@@ -26,11 +27,10 @@ from jobs.train.adapters import (
     config_json,
     merged,
     peft_name,
+    read_adapter_config,
 )
 from jobs.train.export import copy_companions, is_first_rank, write_tensors
 from jobs.train.weights import StoredTensor, list_tensors, read_rows
-
-HEAD = "lm_head.weight"
 
 
 def write_adapters(trained: Mapping[str, Tensor], lora: Lora, base: Store, output: Store) -> None:
@@ -44,7 +44,7 @@ def write_adapters(trained: Mapping[str, Tensor], lora: Lora, base: Store, outpu
     tensors = {peft_name(name): tensor.contiguous() for name, tensor in trained.items()}
     assert None not in tensors, sorted(trained)
     tied = HEAD not in list_tensors(base)
-    embedding = tensors.get(f"{PEFT_PREFIX}model.embed_tokens.weight")
+    embedding = tensors.get(PEFT_PREFIX + EMBEDDING)
     if tied and embedding is not None:
         tensors[PEFT_PREFIX + HEAD] = embedding.clone()  # PEFT keeps a tied head beside the embedding
     with tempfile.TemporaryDirectory() as scratch:
@@ -56,17 +56,7 @@ def write_adapters(trained: Mapping[str, Tensor], lora: Lora, base: Store, outpu
 
 def read_adapters(adapter: Store) -> tuple[dict[str, Tensor], Lora]:
     """Adapters in PEFT's format, by the engine's names. Raises AdapterError where they are of a kind that is not merged here."""
-    if not adapter.exists(ADAPTER_CONFIG):
-        raise AdapterError(
-            f"{adapter.root} has no {ADAPTER_CONFIG}: is it the `adapter` directory of a stage with `lora`?"
-        )
-    config = json.loads(adapter.read(ADAPTER_CONFIG))
-    if config.get("peft_type") != "LORA":
-        raise AdapterError(f"{adapter.root}: adapters of type {config.get('peft_type')} are not merged here, only LORA")
-    lora = Lora(
-        rank=config["r"], alpha=config["lora_alpha"], rslora=config["use_rslora"], dora=config["use_dora"],
-        train_whole=config["modules_to_save"] or [],
-    )  # fmt: skip
+    lora = read_adapter_config(adapter)
     with tempfile.TemporaryDirectory() as scratch:
         local = Path(scratch, ADAPTER_FILE)
         adapter.get(ADAPTER_FILE, local)
@@ -85,6 +75,13 @@ def export_merged(trained: Mapping[str, Tensor], lora: Lora, base: Store, output
     unknown = sorted({*parts} - {*stored})
     if unknown:
         raise AdapterError(f"{base.root} has no {unknown[0]}, which the adapters belong to: is it another base model?")
+    for name, own in parts.items():
+        shape = (own["lora_B"].shape[0], own["lora_A"].shape[1])
+        if stored[name].shape != shape:
+            raise AdapterError(
+                f"{name} is {list(stored[name].shape)} in {base.root}, its adapter is for {list(shape)}: is it another base "
+                "model?"
+            )
     places = {name: (place.shape, place.dtype) for name, place in stored.items()}
     places |= {name: (tuple(whole.shape), whole.dtype) for name, whole in replaced.items() if name not in stored}
 

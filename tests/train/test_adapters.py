@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 from transformers import AutoModelForCausalLM
 
-from cluster.storage import open_store
+from cluster.storage import Store, open_store
 from configs.schema.objectives import Lora
 from configs.schema.training import Optimizer
 from jobs.records import PackedRow
@@ -38,10 +38,12 @@ def make_row() -> PackedRow:
     return PackedRow(ids, [0.0] + [1.0] * 29, [30], [0])
 
 
-def trained(directory: Path, lora: Lora, output: Path, precision: str = "fp32", steps: int = 3) -> dict[str, Tensor]:
+def trained(
+    directory: Path, lora: Lora, output: Path, precision: str = "fp32", steps: int = 3, adapter: Store | None = None
+) -> dict[str, Tensor]:
     """Some steps on one row, spread over the ranks; exports both formats. The log-probabilities afterwards."""
     mesh = build_mesh(torch.distributed.get_world_size())
-    spec = LearnerSpec(open_store(str(directory)), precision, OPTIMIZER, seed=3, lora=lora)  # pyright: ignore[reportArgumentType]
+    spec = LearnerSpec(open_store(str(directory)), precision, OPTIMIZER, seed=3, lora=lora, adapter=adapter)  # pyright: ignore[reportArgumentType]
     learner = Learner(spec, mesh)
     learner.load()
     batch = pack_rows([make_row()])
@@ -136,3 +138,79 @@ def test_merging_later_gives_the_same_model(directory: Path, one_rank: DeviceMes
 def test_modules_that_are_not_there(directory: Path, one_rank: DeviceMesh, lora: Lora, message: str) -> None:
     with pytest.raises(AdapterError, match=message):
         Learner(LearnerSpec(open_store(str(directory)), "fp32", Optimizer(), lora=lora), one_rank)
+
+
+def test_going_on_with_adapters_starts_where_they_ended(directory: Path, one_rank: DeviceMesh, tmp_path: Path) -> None:
+    """The base stays what it was, however often: what is exported still belongs to it."""
+    for name in ("dora", "trained_embedding"):
+        first = trained(directory, VARIANTS[name], tmp_path / name / "first")
+        adapter = open_store(str(tmp_path / name / "first/adapter"))
+        second = trained(directory, VARIANTS[name], tmp_path / name / "second", adapter=adapter)
+        torch.testing.assert_close(second["start"], first["end"], rtol=0, atol=1e-6)
+        assert float((second["end"] - second["start"]).abs().mean()) > 0.02
+        base = AutoModelForCausalLM.from_pretrained(directory)
+        with_adapters = PeftModel.from_pretrained(base, str(tmp_path / name / "second/adapter"))
+        torch.testing.assert_close(logprobs(with_adapters), second["end"], rtol=0, atol=1e-5)
+
+
+def test_new_adapters_on_merged_ones(directory: Path, one_rank: DeviceMesh, tmp_path: Path) -> None:
+    first = trained(directory, VARIANTS["lora"], tmp_path / "first")
+    second = trained(tmp_path / "first/model", VARIANTS["rslora"], tmp_path / "second")
+    torch.testing.assert_close(second["start"], first["end"], rtol=0, atol=1e-5)
+    base = AutoModelForCausalLM.from_pretrained(tmp_path / "first/model")
+    with_adapters = PeftModel.from_pretrained(base, str(tmp_path / "second/adapter"))
+    torch.testing.assert_close(logprobs(with_adapters), second["end"], rtol=0, atol=1e-5)
+
+
+@pytest.mark.cluster
+def test_adapters_are_gone_on_with_on_any_number_of_ranks(
+    directory: Path, one_rank: DeviceMesh, tmp_path: Path
+) -> None:
+    lora = VARIANTS["dora"]
+    trained(directory, lora, tmp_path / "first")
+    adapter = open_store(str(tmp_path / "first/adapter"))
+    whole = trained(directory, lora, tmp_path / "one", "fp64", adapter=adapter)
+    for part in run_ranks(2, trained, directory, lora, tmp_path / "two", "fp64", 3, adapter):
+        torch.testing.assert_close(part["end"], whole["end"], rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rank": 8}, r"lora.rank is 8, the adapters that `start: continue` goes on with have 4"),
+        ({"alpha": 16}, r"lora.alpha is 16, .* have 8"),
+        ({"rslora": True}, r"lora.rslora is True"),
+        ({"targets": ["q_proj"]}, r"on other modules \(.*down_proj.* would be dropped\); set lora.targets"),
+        ({"train_whole": ["embed_tokens"]}, r"on other modules \(model.embed_tokens.* is not in them\)"),
+    ],
+)
+def test_adapters_of_another_kind_are_not_gone_on_with(
+    directory: Path, one_rank: DeviceMesh, tmp_path: Path, changes: dict, message: str
+) -> None:
+    trained(directory, VARIANTS["lora"], tmp_path, steps=1)
+    other = VARIANTS["lora"].model_copy(update=changes)
+    with pytest.raises(AdapterError, match=message):
+        trained(directory, other, tmp_path / "other", adapter=open_store(str(tmp_path / "adapter")))
+
+
+def test_merging_into_another_base_is_refused(directory: Path, one_rank: DeviceMesh, tmp_path: Path) -> None:
+    trained(directory, VARIANTS["lora"], tmp_path, steps=1)
+    other = open_store(str(save_tiny_model(tmp_path / "qwen", "qwen3")))
+    tensors, lora = read_adapters(open_store(str(tmp_path / "adapter")))
+    with pytest.raises(AdapterError, match=r"k_proj.weight is \[32, 32\] in .*its adapter is for \[16, 32\]"):
+        export_merged(tensors, lora, other, open_store(str(tmp_path / "merged")))
+
+
+def test_a_model_merged_in_bf16_says_the_same_words(one_rank: DeviceMesh, tmp_path: Path) -> None:
+    """Merged weights are rounded once more; the most likely next token stays, except where two were level."""
+    directory = save_tiny_model(tmp_path / "base", "llama", dtype=torch.bfloat16)
+    trained(directory, VARIANTS["lora"], tmp_path, "bf16")
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
+    assert merged.dtype == torch.bfloat16
+    base = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
+    unmerged = PeftModel.from_pretrained(base, str(tmp_path / "adapter"))
+    ids = torch.randint(3, VOCABULARY, (32, 32), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        ours, exact = merged(ids).logits.float(), unmerged(ids).logits
+    same = (ours.argmax(-1) == exact.argmax(-1)).float().mean()
+    assert float(same) > 0.97, float(same)
