@@ -119,7 +119,7 @@ def _check_models(run: Run, waiting: list[PlannedStage], store: Store) -> None:
                     require_trust(stage, origin.directory)
                     if origin.template is not None:
                         check_chat_template(origin.directory, origin.template)
-            case ShardsStage(rows="messages"):
+            case ShardsStage(rows="messages" | "preferences" | "thumbs"):
                 origin = _origin(planned, by_name, store)
                 if origin is not None:
                     check_chat_template(origin.directory, origin.template)

@@ -14,8 +14,8 @@ class Document:
     """One document of a corpus; the row format of corpus Parquet files (see jobs/corpus/schema.py).
 
     Example:
-        Document(document_id=-712..., text="Background. ...", messages=None, source="pubmed", licence="LicenseRef-NLM",
-                 confidentiality="public", uri="pubmed21n1298.xml.gz#32995873", sha256="9f2c...")
+        Document(document_id=-712..., text="Background. ...", messages=None, judged_as=None, judgement=None, source="pubmed",
+                 licence="LicenseRef-NLM", confidentiality="public", uri="pubmed21n1298.xml.gz#32995873", sha256="9f2c...")
     """
 
     document_id: int
@@ -24,13 +24,17 @@ class Document:
     """The cleaned text; for a conversation, the contents of its messages joined by blank lines."""
     messages: str | None
     """JSON list of {"role", "content"} (TRL's conversational type), or None for plain text."""
+    judged_as: str | None
+    """preferences or thumbs, where `judgement` is given."""
+    judgement: str | None
+    """JSON of the prompt and its judged answers (jobs/corpus/raw.py, Judgement); `messages` then has the best one."""
     source: str
     licence: str
     confidentiality: str
     uri: str
     """Where the document came from, precise enough to find it again: file and row, page or record id."""
     sha256: str
-    """Of the cleaned text in UTF-8."""
+    """Of the cleaned text in UTF-8, and of the judgement behind it, where there is one."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,14 +6,23 @@ from pydantic import Field
 
 from configs.schema.tree import Fraction, Node, PositiveInt, StageName
 
+RowFormat = Literal[
+    "text_rows", "messages", "sharegpt", "prompt_completion", "instructions", "preferences", "ultrafeedback",
+    "conversation_preferences", "instruction_preferences", "swift_preferences", "openai_preferences", "arena", "helpsteer",
+    "rankings", "thumbs", "conversation_thumbs",
+]  # fmt: skip
+"""How rows of JSON, JSON lines, Parquet and CSV files may be shaped; their columns are in jobs/corpus/formats.py."""
+
 
 class Source(Node):
     """One folder, file or bucket prefix of documents that share an origin and a licence."""
 
     path: str = Field(description="A file, a directory, a glob, or an s3:// prefix.")
-    format: Literal["text", "jsonl", "pubmed"] = Field(
-        description="text: one document a file; jsonl: one JSON object a line with `text`, `messages` or "
-        "`instruction/context/response`; pubmed: NLM XML (.xml or .xml.gz), one document an abstract."
+    format: Literal["auto", "jsonl", "text", "pubmed"] | RowFormat = Field(
+        default="auto",
+        description="auto: rows (.jsonl, .json, .parquet, .csv, .tsv) of the one format that their columns tell; jsonl: JSON "
+        "lines, every row by its own columns; text: one document a file; pubmed: NLM XML (.xml or .xml.gz), one document an "
+        "abstract; or the name of a row format, where the columns fit several.",
     )
     licence: str = Field(description="SPDX expression, or LicenseRef-... for terms without an SPDX id.")
     confidentiality: Literal["public", "internal", "restricted"] = "internal"
@@ -53,13 +62,21 @@ class ShardsStage(Node):
     stage: Literal["shards"]
     corpus: StageName
     model: str = Field(description="Stage or artifact whose tokenizer and chat template are used.")
-    rows: Literal["text", "messages"] = Field(
-        description="text: full documents, every token weighs 1; messages: conversations through the chat template."
+    rows: Literal["text", "messages", "preferences", "thumbs"] = Field(
+        description="text: full documents, every token weighs 1; messages: conversations through the chat template; "
+        "preferences: a prompt with its chosen and rejected, or ranked, answers; thumbs: answers that people like or do not "
+        "(of a preference, the best answer is liked and the worst is not)."
     )
-    train_on: Literal["assistant", "all"] = Field(
-        default="assistant", description="Which tokens of a conversation weigh 1."
+    train_on: Literal["assistant", "last", "all"] = Field(
+        default="assistant",
+        description="Which tokens of a conversation weigh 1: all answers, the last one, or everything. An answer whose "
+        "message says `weight: 0` or `train: false` is never learnt.",
     )
-    context: int = Field(default=1024, ge=16, description="Tokens of a packed row.")
+    context: int = Field(default=1024, ge=16, description="Tokens of a packed row; most of a prompt with one answer.")
+    too_long: Literal["truncate", "quarantine"] = Field(
+        default="truncate",
+        description="Conversations and answers longer than `context`: cut off and counted, or set aside with their place.",
+    )
     document_end: str | None = Field(
         default=None, description="Token that closes a document when `rows: text`; default: the tokenizer's EOS."
     )

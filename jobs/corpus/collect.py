@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from cluster.storage import Store
 from configs.schema.corpus import CorpusStage
+from jobs.corpus.candidates import CANDIDATE_SCHEMA, candidate
 from jobs.corpus.clean import clean_document
 from jobs.corpus.dedup import drop_duplicates
 from jobs.corpus.inputs import InputFile, find_inputs
@@ -28,26 +28,12 @@ from jobs.corpus.schema import (
     DOCUMENT_SCHEMA,
     QUARANTINE_SCHEMA,
     DataError,
-    document_id_of,
-    partition_of,
     read_table,
-    text_sha256,
     write_table,
 )
 from jobs.corpus.split import is_heldout
 
 SPLITS = ("train", "heldout")
-
-CANDIDATE_SCHEMA = pa.schema(
-    [
-        ("partition", pa.int32()),
-        *DOCUMENT_SCHEMA,
-        ("source_order", pa.int32()),
-        ("reason", pa.string()),
-        ("detail", pa.string()),
-    ]
-)
-"""A document, or a bad row: then `reason` and `detail` are set and the document's own columns are null."""
 
 ROWS_PER_TABLE = 2000
 """About 4 MB of abstracts: small beside Ray Data's 128 MiB blocks, large enough that Arrow's cost per table vanishes."""
@@ -58,17 +44,22 @@ class CorpusSummary:
     """What a corpus holds and what was left out.
 
     Example:
-        CorpusSummary(train=17700, heldout=361, conversations=5329, characters=27_000_000,
-                      documents_by_source={"pubmed": 18061}, documents_by_licence={"LicenseRef-NLM": 18061},
-                      quarantined={"duplicate": 3, "too_short": 290})
+        CorpusSummary(train=17700, heldout=361, conversations=5329, preferences=0, thumbs=0, characters=27_000_000,
+                      documents_by_source={"pubmed": 18061}, documents_by_format={"pubmed": {"pubmed": 18061}},
+                      documents_by_licence={"LicenseRef-NLM": 18061}, quarantined={"duplicate": 3, "too_short": 290})
     """
 
     train: int
     heldout: int
     conversations: int
     """Documents of both splits that have messages."""
+    preferences: int
+    """Documents of both splits with an order of answers."""
+    thumbs: int
     characters: int
     documents_by_source: dict[str, int]
+    documents_by_format: dict[str, dict[str, int]]
+    """By source, then by what its rows were read as (jobs/corpus/formats.py)."""
     documents_by_licence: dict[str, int]
     quarantined: dict[str, int]
     """Rows by reason."""
@@ -98,8 +89,11 @@ def build_corpus(stage: CorpusStage, output: Store, progress: Progress) -> Corpu
         train=splits.get("train", 0),
         heldout=splits.get("heldout", 0),
         conversations=counts["conversations"],
+        preferences=counts["preferences"],
+        thumbs=counts["thumbs"],
         characters=counts["characters"],
         documents_by_source=add_counts(reports, "sources"),
+        documents_by_format=_by_source(add_counts(reports, "formats")),
         documents_by_licence=add_counts(reports, "licences"),
         quarantined=add_counts(reports, "quarantined"),
     )
@@ -149,7 +143,7 @@ def partition_reader(stage: CorpusStage) -> Read:
         }
         rows: list[dict[str, Any]] = []
         for row in _unit_rows(stage, unit):
-            rows.append({**columns, **_candidate(row, stage.partitions)})
+            rows.append({**columns, **candidate(row, stage.partitions)})
             if len(rows) == ROWS_PER_TABLE:
                 yield pa.Table.from_pylist(rows, schema=CANDIDATE_SCHEMA)
                 rows = []
@@ -187,22 +181,6 @@ def _cleaned(row: Raw | Rejected, stage: CorpusStage) -> Raw | Rejected:
         return Rejected(row.uri, error.reason, error.detail)
 
 
-def _candidate(row: Raw | Rejected, partitions: int) -> dict[str, Any]:
-    if isinstance(row, Rejected):
-        partition = partition_of(document_id_of(text_sha256(row.uri)), partitions)
-        return {"partition": partition, "uri": row.uri, "reason": row.reason, "detail": row.detail}
-    sha256 = text_sha256(row.text)
-    document_id = document_id_of(sha256)
-    return {
-        "partition": partition_of(document_id, partitions),
-        "document_id": document_id,
-        "text": row.text,
-        "messages": None if row.messages is None else orjson.dumps(row.messages).decode(),
-        "uri": row.uri,
-        "sha256": sha256,
-    }
-
-
 def partition_writer(stage: CorpusStage, output: Store) -> Write:
     """Writes the files of one partition from its candidates, in whatever order they arrive."""
 
@@ -211,7 +189,7 @@ def partition_writer(stage: CorpusStage, output: Store) -> Write:
         deduplicated = drop_duplicates(candidates.filter(is_document))
         survivors = deduplicated.survivors.sort_by([("document_id", "ascending"), ("sha256", "ascending")])
         heldout = np.array(
-            [is_heldout(sha256.as_py(), stage.heldout_fraction, stage.split_seed) for sha256 in survivors["sha256"]],
+            [is_heldout(key.as_py(), stage.heldout_fraction, stage.split_seed) for key in survivors["split_by"]],
             dtype=bool,
         )
         tables = {
@@ -224,6 +202,7 @@ def partition_writer(stage: CorpusStage, output: Store) -> Write:
             for name, table in tables.items()
             if table.num_rows
         ]
+        judged_as = Counter(survivors["judged_as"].to_pylist())
         rows = sum(file.rows for file in written)
         assert rows == candidates.num_rows, f"partition {partition}: {candidates.num_rows} rows in, {rows} out"
         return {
@@ -231,14 +210,28 @@ def partition_writer(stage: CorpusStage, output: Store) -> Write:
             "documents": {split: tables[split].num_rows for split in SPLITS},
             "counts": {
                 "conversations": survivors.num_rows - survivors["messages"].null_count,
+                "preferences": judged_as["preferences"],
+                "thumbs": judged_as["thumbs"],
                 "characters": sum(len(text.as_py()) for text in survivors["text"]),
             },
+            "formats": Counter(
+                map(" ".join, zip(survivors["source"].to_pylist(), survivors["format"].to_pylist(), strict=True))
+            ),
             "sources": Counter(survivors["source"].to_pylist()),
             "licences": Counter(survivors["licence"].to_pylist()),
             "quarantined": Counter(tables["quarantine"]["reason"].to_pylist()),
         }
 
     return write
+
+
+def _by_source(counts: dict[str, int]) -> dict[str, dict[str, int]]:
+    """{"talks messages": 7} -> {"talks": {"messages": 7}}; neither name has a space."""
+    found: dict[str, dict[str, int]] = {}
+    for name, count in counts.items():
+        source, _, row_format = name.partition(" ")
+        found.setdefault(source, {})[row_format] = count
+    return found
 
 
 def _quarantine(bad_rows: pa.Table, duplicates: pa.Table) -> pa.Table:

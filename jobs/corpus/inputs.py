@@ -20,6 +20,7 @@ SUFFIXES = {
     "jsonl": (".jsonl", ".jsonl.gz", ".ndjson"),
     "pubmed": (".xml", ".xml.gz"),
 }
+ROW_SUFFIXES = (".jsonl", ".jsonl.gz", ".ndjson", ".json", ".json.gz", ".parquet", ".csv", ".csv.gz", ".tsv", ".tsv.gz")
 """What is taken from a directory or prefix; a file or glob that is named is taken whatever its suffix."""
 
 BYTES_PER_TOKEN = 4.5
@@ -28,6 +29,10 @@ TOKENS_PER_PUBMED_DOCUMENT = 370
 """Measured on pubmed21n1298 with the SmolLM2 tokenizer: title and abstract."""
 PUBMED_BYTES_PER_TOKEN = {".gz": 6.0, ".xml": 35.0}
 """File bytes for one token of title and abstract; the rest is mark-up, references and addresses. Same file."""
+
+
+def suffixes_of(source: Source) -> tuple[str, ...]:
+    return SUFFIXES.get(source.format, ROW_SUFFIXES)
 
 
 @dataclass(frozen=True)
@@ -60,7 +65,7 @@ def find_inputs(stage: CorpusStage, base: Path) -> list[InputFile]:
     for name, source in stage.sources.items():
         files = _remote(name, source) if source.path.startswith("s3://") else _local(name, source, base)
         if not files:
-            wanted = ", ".join(SUFFIXES[source.format])
+            wanted = ", ".join(suffixes_of(source))
             raise DataError(
                 f"sources.{name}.path: nothing found at {source.path} (looked in {base}). "
                 f"It must be a file, a glob, or a directory or prefix with files ending in {wanted}."
@@ -90,7 +95,7 @@ def estimate_tokens(stage: CorpusStage, inputs: Sequence[InputFile]) -> dict[str
 def _local(name: str, source: Source, base: Path) -> list[InputFile]:
     top = base / Path(source.path).expanduser()
     if top.is_dir():
-        paths = [path for path in top.rglob("*") if path.is_file() and path.name.endswith(SUFFIXES[source.format])]
+        paths = [path for path in top.rglob("*") if path.is_file() and path.name.endswith(suffixes_of(source))]
     elif top.is_file():
         paths = [top]
     else:
@@ -115,7 +120,7 @@ def _remote(name: str, source: Source) -> list[InputFile]:
     found = store.fs.glob(source.path, detail=True) if wildcard else store.fs.find(folder, detail=True)
     for path, info in cast(dict[str, Any], found).items():
         uri = f"s3://{path}"
-        wanted = wildcard or uri == source.path or path.endswith(SUFFIXES[source.format])
+        wanted = wildcard or uri == source.path or path.endswith(suffixes_of(source))
         if wanted and info["type"] == "file":
             etag = str(info["ETag"]).strip('"')
             files.append(InputFile(uri, uri, int(info["size"]), f"etag:{etag}", name, source.licence))

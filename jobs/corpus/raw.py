@@ -1,7 +1,7 @@
 """What the readers give: a document as found, or the place and reason of a row that is none."""
 
 from dataclasses import dataclass
-from typing import TypedDict
+from typing import Literal, NotRequired, TypedDict
 
 
 class Message(TypedDict):
@@ -9,6 +9,32 @@ class Message(TypedDict):
 
     role: str
     content: str
+    weight: NotRequired[int]
+    """0: an answer that is read and not learnt (OpenAI's `weight`)."""
+
+
+JudgedAs = Literal["preferences", "thumbs"]
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """Answers to one prompt and what people think of them.
+
+    Example:
+        Judgement("preferences", prompt=[{"role": "user", "content": "Name a protein."}],
+                  answers=[[{"role": "assistant", "content": "Actin."}], [{"role": "assistant", "content": "Iron."}]],
+                  levels=[0, 1])
+    """
+
+    judged_as: JudgedAs
+    """preferences: two or more answers in an order; thumbs: one answer."""
+    prompt: list[Message]
+    answers: list[list[Message]]
+    """Each begins after the prompt and ends with the assistant; more than one message where people and model took turns."""
+    levels: list[int]
+    """0 is best, equal levels are a tie; of a thumb 0 = up, 1 = down."""
+    margin: float = 0.0
+    """By how much the chosen answer is better, where the data say it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +48,10 @@ class Raw:
     uri: str
     text: str
     messages: list[Message] | None
+    """Of judged answers: the prompt with the best one, if it is worth learning; see jobs/corpus/judgements.py."""
+    judgement: Judgement | None = None
+    format: str = "text"
+    """As what the row was read (jobs/corpus/formats.py)."""
 
 
 @dataclass(frozen=True, slots=True)

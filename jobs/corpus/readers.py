@@ -1,61 +1,74 @@
 """Files -> documents as they stand in the source, before cleaning.
 
-    text:   one document a file
-    jsonl:  one JSON object a line; `text`, `messages`, instruction sets (Dolly, Alpaca) or prompt/completion
-    pubmed: jobs/corpus/pubmed.py
+    text:   one document a file                  pubmed: jobs/corpus/pubmed.py
+    rows:   JSON lines, a JSON array, Parquet, CSV --row by row--> format (jobs/corpus/formats.py) --> document
 
 A row that cannot be read is a `Rejected` with its place and reason; nothing is skipped. A file that breaks off (a
 truncated .gz, malformed XML) gives the documents before the break and one `Rejected` for the rest.
 """
 
+import csv
 import gzip
+import io
+import itertools
 import zlib
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from typing import BinaryIO, cast
 from xml.etree.ElementTree import ParseError
 
 import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from cluster.storage import Store
 from configs.schema.corpus import Source
+from jobs.corpus.formats import convert_row, recognise
 from jobs.corpus.pubmed import read_pubmed
-from jobs.corpus.raw import Message, Raw, Rejected, RowError
+from jobs.corpus.raw import Raw, Rejected, RowError
+from jobs.corpus.schema import DataError
 
-ROLES = ("system", "user", "assistant")
 UTF8_BOM = b"\xef\xbb\xbf"
+PARQUET_ROWS = 1000
+"""Rows in memory at a time, as Python objects: a few MB of conversations."""
 
-
-@dataclass(frozen=True)
-class InstructionNames:
-    """How one family of instruction sets calls its three fields."""
-
-    instruction: str
-    context: str
-    response: str
-
-
-INSTRUCTION_SETS = (
-    InstructionNames("instruction", "context", "response"),  # databricks-dolly-15k
-    InstructionNames("instruction", "input", "output"),  # Stanford Alpaca
-)
+NumberedRow = tuple[int, object | Rejected]
+"""The number of a row in its file, from 1, and its JSON value, or what is wrong with it."""
 
 
 def read_file(location: str, uri: str, source: Source) -> Iterator[Raw | Rejected]:
-    """All documents and bad rows of one file, in its order; `.gz` is unpacked on the way. Raises FileNotFoundError."""
+    """All documents and bad rows of one file, in its order; `.gz` is unpacked on the way.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        DataError: its rows have no known format, or more than one (`format: auto`); names the row and the nearest formats.
+    """
     folder, _, name = location.rpartition("/")
     count = 0
     with Store(folder).open(name) as packed:
         file = cast(BinaryIO, gzip.GzipFile(fileobj=packed)) if location.endswith(".gz") else packed
         try:
-            for row in READERS[source.format](file, uri):
+            for row in _documents(file, uri, source):
                 count += 1
                 yield row
-        except (EOFError, gzip.BadGzipFile, zlib.error, ParseError) as error:
+        except (EOFError, gzip.BadGzipFile, zlib.error, ParseError, pa.ArrowInvalid) as error:
             yield Rejected(uri, "damaged_file", f"{error}; the {count} rows before are kept, the rest is lost")
             return
     if count == 0:
         yield Rejected(uri, "empty_file", "no row found")
+
+
+def _documents(file: BinaryIO, uri: str, source: Source) -> Iterator[Raw | Rejected]:
+    match source.format:
+        case "text":
+            return read_text(file, uri)
+        case "pubmed":
+            return read_pubmed(file, uri)
+        case "jsonl":
+            return _recognised_rows(json_lines(file, uri), uri)
+        case "auto":
+            return _rows_of_one_format(rows_of(file, uri), uri)
+        case name:
+            return _converted_rows(rows_of(file, uri), uri, name)
 
 
 def read_text(file: BinaryIO, uri: str) -> Iterator[Raw | Rejected]:
@@ -65,83 +78,122 @@ def read_text(file: BinaryIO, uri: str) -> Iterator[Raw | Rejected]:
         yield Rejected(uri, "not_utf8", str(error))
 
 
-def read_jsonl(file: BinaryIO, uri: str) -> Iterator[Raw | Rejected]:
-    """Lines end at \\n only: U+2028 and U+0085 are ordinary characters inside a JSON string."""
-    for number, line in enumerate(file, start=1):
+def _recognised_rows(rows: Iterator[NumberedRow], uri: str) -> Iterator[Raw | Rejected]:
+    """Every row by its own columns; what fits nothing is set aside."""
+    for number, row in rows:
+        yield _document(f"{uri}#{number}", row, None)
+
+
+def _converted_rows(rows: Iterator[NumberedRow], uri: str, name: str) -> Iterator[Raw | Rejected]:
+    for number, row in rows:
+        yield _document(f"{uri}#{number}", row, name)
+
+
+def _rows_of_one_format(rows: Iterator[NumberedRow], uri: str) -> Iterator[Raw | Rejected]:
+    """All rows have the format of the first one that can be read. Raises DataError at a row of another."""
+    first: tuple[str, str] | None = None
+    for number, row in rows:
         place = f"{uri}#{number}"
+        if isinstance(row, Rejected) or not isinstance(row, dict):
+            yield _document(place, row, None)
+            continue
+        try:
+            name = recognise(row)
+        except RowError as error:
+            if first is not None and error.reason == "unknown_fields":
+                yield Rejected(place, error.reason, error.detail)
+                continue
+            raise DataError(f"{place}: {error.detail}. Set the source's `format`, or mend the row.") from None
+        first = first or (name, place)
+        if name != first[0]:
+            raise DataError(
+                f"{place} is `{name}`, {first[1]} is `{first[0]}`: one file with two formats. Split the file, or set the "
+                "source's `format` to the one that is meant (other rows are then set aside)."
+            )
+        yield _document(place, row, name)
+
+
+def _document(place: str, row: object, name: str | None) -> Raw | Rejected:
+    """`name`: the format to read the row as; None to go by its columns."""
+    if isinstance(row, Rejected):
+        return row
+    if not isinstance(row, dict):
+        return Rejected(place, "not_an_object", f"a {type(row).__name__}")
+    try:
+        return convert_row(place, row, name or recognise(row))
+    except RowError as error:
+        return Rejected(place, error.reason, error.detail)
+
+
+def rows_of(file: BinaryIO, uri: str) -> Iterator[NumberedRow]:
+    """The rows of a file by its suffix."""
+    for suffixes, read in ROW_READERS.items():
+        if uri.removesuffix(".gz").endswith(suffixes):
+            return read(file, uri)
+    known = ", ".join(suffix for suffixes in ROW_READERS for suffix in suffixes)
+    raise DataError(
+        f"{uri}: rows are read from files ending in {known}; for other files set `format: text` or `format: pubmed`"
+    )
+
+
+def json_lines(lines: BinaryIO | Iterator[bytes], uri: str) -> Iterator[NumberedRow]:
+    """Lines end at \\n only: U+2028 and U+0085 are ordinary characters inside a JSON string."""
+    for number, line in enumerate(lines, start=1):
         if number == 1:
             line = line.removeprefix(UTF8_BOM)
         if not line.strip():
             continue
         try:
-            yield row_document(place, orjson.loads(line))
+            yield number, orjson.loads(line)
         except orjson.JSONDecodeError as error:
-            yield Rejected(place, "broken_json", str(error))
-        except RowError as error:
-            yield Rejected(place, error.reason, error.detail)
+            yield number, Rejected(f"{uri}#{number}", "broken_json", str(error))
 
 
-def row_document(uri: str, row: object) -> Raw:
-    """One JSON value -> a document. Raises RowError."""
-    if not isinstance(row, dict):
-        raise RowError("not_an_object", f"a {type(row).__name__}")
-    messages = row_messages(row)
-    if "text" in row:
-        return Raw(uri, text_field(row, "text"), messages)
-    if messages is None:
-        raise RowError(
-            "unknown_fields", f"has {sorted(row)}; needs text, messages, instruction or prompt and completion"
-        )
-    return Raw(uri, "\n\n".join(message["content"] for message in messages), messages)
+def json_array(file: BinaryIO, uri: str) -> Iterator[NumberedRow]:
+    """An array of rows; a file that begins with an object holds one a line, whatever its name says."""
+    start = next(line for line in itertools.chain(file, [b" "]) if line.strip() or line == b" ")
+    if not start.removeprefix(UTF8_BOM).lstrip().startswith(b"["):
+        yield from json_lines(itertools.chain([start], file), uri)
+        return
+    try:
+        rows = orjson.loads(start.removeprefix(UTF8_BOM) + file.read())
+    except orjson.JSONDecodeError as error:
+        yield 1, Rejected(uri, "broken_json", f"{error}; an array is read as a whole")
+        return
+    yield from enumerate(rows, start=1)
 
 
-def row_messages(row: Mapping[str, object]) -> list[Message] | None:
-    """The conversation of a row, or None for plain text. Raises RowError."""
-    if "messages" in row:
-        return conversation(row["messages"], "messages")
-    if "prompt" in row and "completion" in row:
-        prompt, completion = row["prompt"], row["completion"]
-        if isinstance(prompt, list) and isinstance(completion, list):
-            return conversation([*prompt, *completion], "prompt, completion")
-        return [
-            Message(role="user", content=text_field(row, "prompt")),
-            Message(role="assistant", content=text_field(row, "completion")),
-        ]
-    for names in INSTRUCTION_SETS:
-        if names.instruction in row and names.response in row:
-            return instruction_messages(row, names)
-    return None
+def parquet_rows(file: BinaryIO, uri: str) -> Iterator[NumberedRow]:
+    del uri
+    batches = pq.ParquetFile(cast(io.BytesIO, file)).iter_batches(batch_size=PARQUET_ROWS)
+    return enumerate((row for batch in batches for row in batch.to_pylist()), start=1)
 
 
-def instruction_messages(row: Mapping[str, object], names: InstructionNames) -> list[Message]:
-    """Instruction, context and response as a conversation; the context is the system message, if there is one."""
-    context = row.get(names.context) or ""
-    if not isinstance(context, str):
-        raise RowError("wrong_type", f"{names.context} is a {type(context).__name__}, not a string")
-    turns = [
-        Message(role="user", content=text_field(row, names.instruction)),
-        Message(role="assistant", content=text_field(row, names.response)),
-    ]
-    return [Message(role="system", content=context), *turns] if context.strip() else turns
+def csv_rows(file: BinaryIO, uri: str) -> Iterator[NumberedRow]:
+    """Rows of text; a cell without text is no value. Numbers count rows after the header, not lines."""
+    # newline="": line ends inside quotes belong to the cell.
+    text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
+    rows = csv.DictReader(text, delimiter="\t" if uri.removesuffix(".gz").endswith(".tsv") else ",")
+    number = 0
+    try:
+        for number, row in enumerate(rows, start=1):
+            if None in row or None in row.values():
+                yield (
+                    number,
+                    Rejected(f"{uri}#{number}", "wrong_columns", "another number of cells than the header has"),
+                )
+            else:
+                yield number, {name: cell or None for name, cell in row.items()}
+    except (UnicodeDecodeError, csv.Error) as error:
+        reason = "not_utf8" if isinstance(error, UnicodeDecodeError) else "broken_csv"
+        yield number + 1, Rejected(f"{uri}#{number + 1}", reason, f"{error}; the rest of the file is not read")
+    finally:
+        text.detach()  # the file is closed where it was opened
 
 
-def conversation(value: object, field: str) -> list[Message]:
-    if not isinstance(value, list) or not value:
-        raise RowError("wrong_type", f"{field} is not a list of messages")
-    messages: list[Message] = []
-    for number, message in enumerate(value):
-        if not isinstance(message, dict) or message.get("role") not in ROLES:
-            raise RowError("unknown_role", f"{field}[{number}] needs a role of {', '.join(ROLES)}")
-        messages.append(Message(role=message["role"], content=text_field(message, "content")))
-    return messages
-
-
-def text_field(row: Mapping[str, object], name: str) -> str:
-    value = row.get(name)
-    if not isinstance(value, str):
-        raise RowError("wrong_type", f"{name} is a {type(value).__name__}, not a string")
-    return value
-
-
-Reader = Callable[[BinaryIO, str], Iterator[Raw | Rejected]]
-READERS: dict[str, Reader] = {"text": read_text, "jsonl": read_jsonl, "pubmed": read_pubmed}
+ROW_READERS: dict[tuple[str, ...], Callable[[BinaryIO, str], Iterator[NumberedRow]]] = {
+    (".jsonl", ".ndjson"): json_lines,
+    (".json",): json_array,
+    (".parquet",): parquet_rows,
+    (".csv", ".tsv"): csv_rows,
+}

@@ -19,6 +19,8 @@ DOCUMENT_SCHEMA = pa.schema(
         ("document_id", pa.int64()),
         ("text", pa.large_string()),
         ("messages", pa.large_string()),
+        ("judged_as", pa.string()),
+        ("judgement", pa.large_string()),
         ("source", pa.string()),
         ("licence", pa.string()),
         ("confidentiality", pa.string()),
@@ -41,6 +43,16 @@ ROW_SCHEMA = pa.schema(
     ]
 )
 """The fields of records.PackedRow."""
+
+EXAMPLE_SCHEMA = pa.schema(
+    [
+        *ROW_SCHEMA,
+        ("levels", pa.list_(pa.int32())),
+        ("prompt_lengths", pa.list_(pa.int32())),
+        ("margin", pa.float32()),
+    ]
+)
+"""The fields of records.ExampleRow."""
 
 INDEX_SCHEMA = pa.schema([("shard", pa.int32()), ("row", pa.int32()), ("tokens", pa.int32()), ("weight", pa.float32())])
 """The fields of records.RowIndex. float32 is exact for sums of whole weights up to 2**24, far above any context."""

@@ -103,8 +103,8 @@ def text_segments(documents: pa.Table, tokenizer: PreTrainedTokenizerBase, end_i
 def conversation_segments(
     documents: pa.Table, tokenizer: PreTrainedTokenizerBase, stage: ShardsStage, ends: frozenset[int]
 ) -> Segments:
-    """Conversations through the chat template. What is longer than the context is cut off by the packing and counted here;
-    where nothing to learn is left, or the template does not fit, the conversation goes to quarantine.
+    """Conversations through the chat template. What is longer than the context is cut off by the packing and counted here,
+    or set aside (`too_long: quarantine`); where nothing to learn is left, or the template does not fit, it always is.
     """
     ids, weights, owners = [], [], []
     rejected: list[dict[str, str]] = []
@@ -113,6 +113,8 @@ def conversation_segments(
         try:
             rendered = render(tokenizer, orjson.loads(document["messages"]), ends, stage.train_on)
             surplus = len(rendered.input_ids) - stage.context
+            if surplus > 0 and stage.too_long == "quarantine":
+                raise RowError("too_long", f"{surplus} tokens over the context of {stage.context}")
             if not rendered.weights[: stage.context].any():
                 raise RowError(
                     "answer_cut_off", f"{surplus} tokens over the context of {stage.context}, and with them all answers"

@@ -1,7 +1,7 @@
 """The corpus -> packed rows for one tokenizer and one template.
 
 corpus files --by hash(id)--> per shard: sort by id -> tokenise -> pack --> {train,heldout}/shard-NNNNN.parquet
-                                                                        --> {train,heldout}/index.parquet, manifest.json
+                              (judged answers: whole examples)          --> {train,heldout}/index.parquet, manifest.json
 """
 
 import hashlib
@@ -12,26 +12,18 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from transformers import PreTrainedTokenizerBase
 
 from cluster.storage import Store
 from configs.schema.corpus import ShardsStage
-from jobs.corpus.pack import pack
 from jobs.corpus.partitions import Progress, Read, Report, Write, add_counts, run_partitions
 from jobs.corpus.schema import INDEX_SCHEMA, DataError, partition_of, read_table, write_table
-from jobs.corpus.segments import (
-    Segments,
-    TokenizerFiles,
-    conversation_segments,
-    load_tokenizer,
-    read_tokenizer_files,
-    text_segments,
-)
+from jobs.corpus.segments import TokenizerFiles, load_tokenizer, read_tokenizer_files
+from jobs.corpus.shard_rows import KEPT, build_rows, check_kind
 from jobs.corpus.template import check_template, end_token_ids
 
 SPLITS = ("train", "heldout")
-READ_COLUMNS = ["document_id", "text", "messages", "uri", "source", "sha256"]
+READ_COLUMNS = ["document_id", "text", "messages", "judged_as", "judgement", "uri", "source", "sha256"]
 
 
 @dataclass(frozen=True)
@@ -46,7 +38,7 @@ class SplitSummary:
     tokens: int
     weighted_tokens: int
     fill: float
-    """Tokens over rows times context: 1 would be no empty place."""
+    """Tokens over rows times context: 1 would be no empty place. Examples are not packed: over answers times context."""
     documents: int
 
 
@@ -60,11 +52,11 @@ class ShardsSummary:
     train: SplitSummary
     heldout: SplitSummary
     truncated: int
-    """Conversations cut at the context; something to learn is left in each."""
+    """Conversations and answers cut at the context; something to learn is left in each."""
     lost_tokens: int
     """Cut off the truncated ones."""
-    not_conversations: int
-    """Documents without messages, left out where `rows: messages`."""
+    left_out: int
+    """Documents of another kind: without messages where `rows: messages`, not judged where `rows: preferences`."""
     quarantined: dict[str, int]
     """Documents by reason."""
     tokenizer_sha256: str
@@ -82,15 +74,11 @@ def build_shards(stage: ShardsStage, corpus: Store, model: Store, output: Store,
         TemplateError: the chat template cannot be trained with.
     """
     manifest = corpus.read_json("manifest.json")
-    if stage.rows == "messages" and manifest["conversations"] == 0:
-        raise DataError(
-            f"rows: messages, but no document of {corpus.root} has messages. Use `rows: text`, or sources with `messages`, "
-            "`instruction/context/response` or structured PubMed abstracts."
-        )
+    check_kind(stage, corpus, manifest)
     files = read_tokenizer_files(model)
     tokenizer = load_tokenizer(files)
     ends = end_token_ids(model, tokenizer)
-    if stage.rows == "messages":
+    if stage.rows != "text":
         check_template(tokenizer, ends)
     end_id = _document_end(stage, tokenizer)
 
@@ -103,11 +91,11 @@ def build_shards(stage: ShardsStage, corpus: Store, model: Store, output: Store,
     summary = ShardsSummary(
         rows=stage.rows,
         context=stage.context,
-        train=_split_summary(reports, "train", stage.context),
-        heldout=_split_summary(reports, "heldout", stage.context),
+        train=_split_summary(reports, "train", stage),
+        heldout=_split_summary(reports, "heldout", stage),
         truncated=counts.get("truncated", 0),
         lost_tokens=counts.get("lost_tokens", 0),
-        not_conversations=manifest["train"] + manifest["heldout"] - counts["documents"],
+        left_out=manifest["train"] + manifest["heldout"] - counts["documents"],
         quarantined=add_counts(reports, "quarantined"),
         tokenizer_sha256=files.sha256,
         template_sha256=_template_sha256(tokenizer),
@@ -122,10 +110,8 @@ def partition_reader(stage: ShardsStage, corpus: Store) -> Read:
 
     def read(unit: dict[str, Any]) -> Iterator[pa.Table]:
         documents = read_table(corpus, unit["name"], unit["sha256"], READ_COLUMNS)
-        if stage.rows == "messages":
-            documents = documents.filter(pc.field("messages").is_valid()).drop_columns("text")
-        else:
-            documents = documents.drop_columns("messages")
+        wanted, unused = KEPT[stage.rows]
+        documents = documents.filter(wanted).drop_columns([*unused, "judged_as"])
         shard = [partition_of(document_id.as_py(), stage.shards) for document_id in documents["document_id"]]
         split = [unit["name"].partition("/")[0]] * documents.num_rows
         yield documents.append_column("partition", pa.array(shard, pa.int32())).append_column(
@@ -144,19 +130,14 @@ def partition_writer(
         tokenizer = load_tokenizer(files)
         report: Report = {"files": {}, "index": {}, "documents": {}, "counts": {"documents": documents.num_rows}}
         rejected = []
+        # document_id alone could tie: it is only the first 8 bytes of sha256.
+        documents = documents.sort_by([("document_id", "ascending"), ("sha256", "ascending")])
         for split in SPLITS:
-            # document_id alone could tie: it is only the first 8 bytes of sha256.
-            of_split = documents.filter(pc.field("split") == split).sort_by(
-                [("document_id", "ascending"), ("sha256", "ascending")]
-            )
-            if stage.rows == "text":
-                segments = text_segments(of_split, tokenizer, end_id)
-            else:
-                segments = conversation_segments(of_split, tokenizer, stage, ends)
-            rejected.append(segments.rejected)
-            report["counts"] = add_counts([report, {"counts": segments.counts}], "counts")
-            report["documents"][split] = segments.table.num_rows
-            _write_split(stage, output, f"{split}/shard-{shard:05d}.parquet", split, segments, report)
+            built = build_rows(stage, documents, split, tokenizer, ends, end_id)
+            rejected.append(built.rejected)
+            report["counts"] = add_counts([report, {"counts": built.counts}], "counts")
+            report["documents"][split] = built.documents
+            _write_split(output, f"{split}/shard-{shard:05d}.parquet", split, built.rows, report)
         quarantine = pa.concat_tables(rejected).sort_by([("uri", "ascending"), ("reason", "ascending")])
         report["quarantined"] = Counter(quarantine["reason"].to_pylist())
         if quarantine.num_rows:
@@ -166,9 +147,8 @@ def partition_writer(
     return write
 
 
-def _write_split(stage: ShardsStage, output: Store, name: str, split: str, segments: Segments, report: Report) -> None:
-    """Packs and writes one shard file and adds its rows' tokens and weights to the report."""
-    rows = pack(segments.table, stage.context, "split" if stage.rows == "text" else "truncate")
+def _write_split(output: Store, name: str, split: str, rows: pa.Table, report: Report) -> None:
+    """Writes one shard file and adds its rows' tokens and weights to the report."""
     if rows.num_rows == 0:
         return
     _put(output, name, rows, report)
@@ -177,6 +157,7 @@ def _write_split(stage: ShardsStage, output: Store, name: str, split: str, segme
     report["index"][split] = {
         "tokens": np.diff(offsets).tolist(),
         "weight": np.add.reduceat(weights.flatten().to_numpy().astype(np.float64), offsets[:-1]).tolist(),
+        "segments": len(rows["segment_lengths"].combine_chunks().flatten()),
     }
 
 
@@ -185,15 +166,16 @@ def _put(output: Store, name: str, table: pa.Table, report: Report) -> None:
     report["files"][name] = {"sha256": file.sha256, "size": file.size, "rows": file.rows}
 
 
-def _split_summary(reports: list[Report], split: str, context: int) -> SplitSummary:
+def _split_summary(reports: list[Report], split: str, stage: ShardsStage) -> SplitSummary:
     indexes = [report["index"][split] for report in reports if split in report["index"]]
     rows = sum(len(index["tokens"]) for index in indexes)
     tokens = sum(sum(index["tokens"]) for index in indexes)
+    places = rows if stage.rows in ("text", "messages") else sum(index["segments"] for index in indexes)
     return SplitSummary(
         rows=rows,
         tokens=tokens,
         weighted_tokens=round(sum(sum(index["weight"]) for index in indexes)),
-        fill=tokens / (rows * context) if rows else 0.0,
+        fill=tokens / (places * stage.context) if places else 0.0,
         documents=sum(report["documents"][split] for report in reports),
     )
 
@@ -202,7 +184,7 @@ def _check_something_is_learnt(stage: ShardsStage, summary: ShardsSummary) -> No
     reasons = f"in quarantine: {summary.quarantined or 'none'}"
     if summary.train.weighted_tokens > 0:
         return
-    if stage.rows == "messages" and (summary.quarantined or summary.train.rows):
+    if stage.rows != "text" and (summary.quarantined or summary.train.rows):
         raise DataError(
             f"every label of the training split is masked: no conversation has a token to learn ({reasons}). "
             f"Raise `context` ({stage.context}) if answers are cut off, give conversations a message of the assistant, or set "

@@ -11,7 +11,7 @@ import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 from jinja2 import TemplateError as JinjaError
@@ -43,13 +43,15 @@ class Rendered:
     """A conversation as tokens.
 
     Example:
-        Rendered(input_ids=[1, 520, 198, 105, 2, 198], weights=[0, 0, 0, 1, 1, 0])
+        Rendered(input_ids=[1, 520, 198, 105, 2, 198], weights=[0, 0, 0, 1, 1, 0], prompt_length=3)
     """
 
     input_ids: NDArray[np.int32]
     """(T,)"""
     weights: NDArray[np.float32]
     """(T,)"""
+    prompt_length: int
+    """Tokens before the first answer that is learnt."""
 
 
 def load_template(name: str, base: Path) -> str:
@@ -80,7 +82,8 @@ def check_template(tokenizer: PreTrainedTokenizerBase, ends: Collection[int]) ->
         ends: tokens that end an answer (`end_token_ids`).
 
     Raises:
-        TemplateError: there is no template, it cannot be rendered, or an answer does not end by one of `ends`.
+        TemplateError: there is no template, it cannot be rendered, an answer does not end by one of `ends`, or the tokens
+            are not those that a server makes of the same messages.
     """
     if not tokenizer.chat_template:
         raise TemplateError(
@@ -89,61 +92,96 @@ def check_template(tokenizer: PreTrainedTokenizerBase, ends: Collection[int]) ->
     if not ends:
         raise TemplateError("the model names no end-of-sequence token (eos_token in tokenizer_config.json)")
     try:
-        render(tokenizer, PROBE, ends, "assistant")
+        rendered = render(tokenizer, PROBE, ends, "assistant")
     except RowError as error:
         raise TemplateError(f"the chat template does not fit for training: {error.detail}") from error
+    served = _served_tokens(tokenizer, PROBE)
+    if not np.array_equal(rendered.input_ids, served):
+        raise TemplateError(
+            f"the chat template gives {len(rendered.input_ids)} tokens in training and {len(served)} (or others) when served: "
+            "write the special tokens in the template, and let the tokenizer add none"
+        )
 
 
 def render(
     tokenizer: PreTrainedTokenizerBase,
     messages: Sequence[Message],
     ends: Collection[int],
-    train_on: Literal["assistant", "all"],
+    train_on: Literal["assistant", "last", "all"],
+    first: int = 0,
 ) -> Rendered:
     """The tokens of a conversation and which of them are learnt.
 
-    `assistant`: the tokens of each answer and the end-of-sequence token that closes it weigh 1. `all`: every token does.
-    The first token always weighs 0: nothing predicts it.
+    `assistant`: the tokens of each answer and the end-of-sequence token that closes it weigh 1, unless its message says
+    `weight: 0`; `last`: those of the last answer; `all`: every token but those of answers with `weight: 0`. The first token
+    always weighs 0: nothing predicts it.
+
+    Args:
+        first: answers before this message belong to the prompt and are not learnt.
 
     Raises:
-        RowError: no answer, a control token inside a message, a template that refuses the roles, an answer without end,
-            or tokens of the prompt alone that differ from those inside the conversation.
+        RowError: no answer, none to learn, a control token inside a message, a template that refuses the roles, an answer
+            without end, or tokens of the prompt alone that differ from those inside the conversation.
     """
     _refuse_control_tokens(tokenizer, messages)
-    ids = _tokens(tokenizer, _string(tokenizer, messages, add_generation_prompt=False))
     answers = [number for number, message in enumerate(messages) if message["role"] == "assistant"]
     if not answers:
         raise RowError("no_answer", "no message of the assistant")
-    weights = np.zeros(len(ids), dtype=np.float32)
-    for number in answers:
-        prompt = _tokens(tokenizer, _string(tokenizer, messages[:number], add_generation_prompt=True))
-        whole = _tokens(tokenizer, _string(tokenizer, messages[: number + 1], add_generation_prompt=False))
-        closing = np.flatnonzero(np.isin(whole[len(prompt) :], list(ends)))
-        if not len(closing):
-            raise RowError(
-                "no_end", f"the answer in message {number} does not end by an end-of-sequence token; add `eos_token`"
-            )
-        if not np.array_equal(ids[: len(prompt)], prompt):
-            raise RowError(
-                "prompt_not_a_prefix", f"the tokens before message {number} change when the answer follows them"
-            )
-        stop = len(prompt) + int(closing[0]) + 1
-        if not np.array_equal(ids[:stop], whole[:stop]):
-            raise RowError("prompt_not_a_prefix", f"the tokens of message {number} change when other messages follow")
-        weights[len(prompt) : stop] = 1
-    if train_on == "all":
-        weights[:] = 1
+    learnt = [number for number in answers if number >= first and messages[number].get("weight", 1)]
+    if train_on == "last":
+        learnt = [number for number in learnt if number == answers[-1]]
+    if not learnt:
+        raise RowError("nothing_learnt", "every answer has the weight 0")
+    ids = _tokens(tokenizer, _string(tokenizer, messages, add_generation_prompt=False))
+    spans = {
+        number: _answer_span(tokenizer, messages, number, ids, ends)
+        for number in (answers if train_on == "all" else learnt)
+    }
+    weights = np.full(len(ids), float(train_on == "all"), dtype=np.float32)
+    for number, span in spans.items():
+        weights[span] = float(number in learnt)
     weights[0] = 0
-    return Rendered(ids, weights)
+    return Rendered(ids, weights, spans[learnt[0]].start)
+
+
+def _answer_span(
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Sequence[Message],
+    number: int,
+    ids: NDArray[np.int32],
+    ends: Collection[int],
+) -> slice:
+    """Where the answer in message `number` lies in `ids`: from the end of its generation prompt to its end token. RowError."""
+    prompt = _tokens(tokenizer, _string(tokenizer, messages[:number], add_generation_prompt=True))
+    whole = _tokens(tokenizer, _string(tokenizer, messages[: number + 1], add_generation_prompt=False))
+    closing = np.flatnonzero(np.isin(whole[len(prompt) :], list(ends)))
+    if not len(closing):
+        raise RowError(
+            "no_end", f"the answer in message {number} does not end by an end-of-sequence token; add `eos_token`"
+        )
+    if not np.array_equal(ids[: len(prompt)], prompt):
+        raise RowError("prompt_not_a_prefix", f"the tokens before message {number} change when the answer follows them")
+    stop = len(prompt) + int(closing[0]) + 1
+    if not np.array_equal(ids[:stop], whole[:stop]):
+        raise RowError("prompt_not_a_prefix", f"the tokens of message {number} change when other messages follow")
+    return slice(len(prompt), stop)
 
 
 def _string(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], add_generation_prompt: bool) -> str:
-    turns = cast(list[dict[str, str]], list(messages))
+    turns = [{"role": message["role"], "content": message["content"]} for message in messages]
     try:
         text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=add_generation_prompt)
     except JinjaError as error:
         raise RowError("template_refuses", str(error)) from error
     return cast(str, text)
+
+
+def _served_tokens(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> NDArray[np.int32]:
+    """What transformers and vLLM make of a conversation."""
+    encoded: Any = tokenizer.apply_chat_template(
+        cast(list[dict[str, str]], list(messages)), tokenize=True, return_dict=True
+    )
+    return np.asarray(encoded["input_ids"], dtype=np.int32)
 
 
 def _tokens(tokenizer: PreTrainedTokenizerBase, text: str) -> NDArray[np.int32]:

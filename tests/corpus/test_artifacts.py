@@ -203,7 +203,7 @@ def test_conversations_without_room_for_an_answer_are_named(
     refused = tables(output, "quarantine").to_pylist()
     assert result.quarantined == {"answer_cut_off": len(refused)}
     assert any(row["uri"] == "pubmed/p.xml.gz#1" for row in refused)
-    assert result.not_conversations == summary.train + summary.heldout - 41
+    assert result.left_out == summary.train + summary.heldout - 41
     assert result.train.documents + result.heldout.documents + len(refused) == 41
     with pytest.raises(DataError, match="every label of the training split is masked.*Raise `context`"):
         build_shards(shards_stage("messages", context=16), corpus, model, Store(str(tmp_path / "none")), silent)

@@ -1,0 +1,61 @@
+"""Cleaned rows as the rows of a table: where each goes, and what it is known by.
+
+Raw --sha256--> id, partition, side of the split;  Rejected --hash of its place--> partition
+"""
+
+from typing import Any
+
+import orjson
+import pyarrow as pa
+
+from jobs.corpus.formats import QUESTION_FORMATS
+from jobs.corpus.judgements import dump, first_question
+from jobs.corpus.raw import Raw, Rejected
+from jobs.corpus.schema import DOCUMENT_SCHEMA, document_id_of, partition_of, text_sha256
+
+CANDIDATE_SCHEMA = pa.schema(
+    [
+        ("partition", pa.int32()),
+        *DOCUMENT_SCHEMA,
+        ("format", pa.string()),
+        ("split_by", pa.string()),
+        ("source_order", pa.int32()),
+        ("reason", pa.string()),
+        ("detail", pa.string()),
+    ]
+)
+"""A document, or a bad row: then `reason` and `detail` are set and the document's own columns are null. `split_by` is the
+sha256 of what decides the side of the split."""
+
+
+def candidate(row: Raw | Rejected, partitions: int) -> dict[str, Any]:
+    if isinstance(row, Rejected):
+        partition = partition_of(document_id_of(text_sha256(row.uri)), partitions)
+        return {"partition": partition, "uri": row.uri, "reason": row.reason, "detail": row.detail}
+    judgement = None if row.judgement is None else dump(row.judgement)
+    # Two pairs may share prompt and chosen answer: their judgements tell them apart.
+    sha256 = text_sha256(row.text if judgement is None else f"{row.text}\n{judgement}")
+    document_id = document_id_of(sha256)
+    return {
+        "partition": partition_of(document_id, partitions),
+        "document_id": document_id,
+        "text": row.text,
+        "messages": None if row.messages is None else orjson.dumps(row.messages).decode(),
+        "judged_as": None if row.judgement is None else row.judgement.judged_as,
+        "judgement": judgement,
+        "uri": row.uri,
+        "sha256": sha256,
+        "format": row.format,
+        "split_by": _split_by(row, sha256),
+    }
+
+
+def _split_by(row: Raw, sha256: str) -> str:
+    """Conversations and judged answers go by what is asked, so that no prompt is on both sides; texts by what they say."""
+    if row.judgement is not None:
+        question = first_question([*row.judgement.prompt, *row.judgement.answers[0]])
+    elif row.format in QUESTION_FORMATS and row.messages is not None:
+        question = first_question(row.messages)
+    else:
+        return sha256
+    return text_sha256("\n\n".join(f"{turn['role']}: {turn['content']}" for turn in question)) if question else sha256

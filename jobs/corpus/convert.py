@@ -1,0 +1,222 @@
+"""One row of a known format -> a document: texts, conversations, pairs, rankings, thumbs.
+
+Every function takes the row's place and the row, and raises RowError where a value is not what the format says. Which
+format a row has is decided in jobs/corpus/formats.py.
+"""
+
+from collections.abc import Mapping
+
+from jobs.corpus.judgements import judged
+from jobs.corpus.messages import message_of, messages_of, text_field
+from jobs.corpus.raw import Message, Raw, RowError
+
+Row = Mapping[str, object]
+
+
+def conversation(uri: str, row: Row, turns: list[Message]) -> Raw:
+    """A conversation; where the row has a `text` of its own, that is the document's."""
+    text = text_field(row, "text") if row.get("text") is not None else "\n\n".join(turn["content"] for turn in turns)
+    return Raw(uri, text, turns)
+
+
+def text_row(uri: str, row: Row) -> Raw:
+    return Raw(uri, text_field(row, "text"), None)
+
+
+def messages_row(uri: str, row: Row) -> Raw:
+    return conversation(uri, row, _list(row, "messages"))
+
+
+def sharegpt_row(uri: str, row: Row) -> Raw:
+    return conversation(uri, row, _with_system(row, _list(row, "conversations")))
+
+
+def completion_row(uri: str, row: Row) -> Raw:
+    """TRL's prompt and completion: only the completion is learnt."""
+    prompt, completion = messages_of(row["prompt"], "prompt"), messages_of(row["completion"], "completion", "assistant")
+    return conversation(uri, row, [*_read_only(prompt), *completion])
+
+
+def instruction_row(uri: str, row: Row) -> Raw:
+    """Alpaca and Dolly. Without a `system` the input is the system message, which the `instruction` template calls context."""
+    answer = text_field(row, "output" if row.get("output") is not None else "response")
+    return conversation(uri, row, [*_instruction(row), Message(role="assistant", content=answer)])
+
+
+def preference_row(uri: str, row: Row) -> Raw:
+    """TRL's prompt, chosen and rejected; a prompt that is not given is what both answers begin with."""
+    if row.get("prompt") is None:
+        prompt, chosen, rejected = _without_prompt(row["chosen"], row["rejected"])
+    else:
+        prompt = messages_of(row["prompt"], "prompt")
+        chosen, rejected = (
+            _after(prompt, messages_of(row[name], name, "assistant")) for name in ("chosen", "rejected")
+        )
+    return _pair(uri, prompt, chosen, rejected, _number(row, "margin", 0.0))
+
+
+def conversation_preference_row(uri: str, row: Row) -> Raw:
+    """LLaMA-Factory's and axolotl's: a conversation, and two answers to it."""
+    prompt = _with_system(row, _list(row, "conversations" if row.get("conversations") is not None else "messages"))
+    chosen, rejected = (messages_of(row[name], name, "assistant") for name in ("chosen", "rejected"))
+    return _pair(uri, prompt, chosen, rejected, _number(row, "margin", 0.0))
+
+
+def instruction_preference_row(uri: str, row: Row) -> Raw:
+    chosen, rejected = (messages_of(row[name], name, "assistant") for name in ("chosen", "rejected"))
+    return _pair(uri, _instruction(row), chosen, rejected, _number(row, "margin", 0.0))
+
+
+def swift_preference_row(uri: str, row: Row) -> Raw:
+    """ms-swift's: a conversation, and a worse last answer."""
+    turns = _list(row, "messages")
+    rejected = messages_of(row["rejected_response"], "rejected_response", "assistant")
+    return _pair(uri, turns[:-1], turns[-1:], rejected, 0.0)
+
+
+def openai_preference_row(uri: str, row: Row) -> Raw:
+    asked = row["input"]
+    prompt = messages_of(asked.get("messages") if isinstance(asked, dict) else asked, "input")
+    chosen = messages_of(row["preferred_output"], "preferred_output", "assistant")
+    rejected = messages_of(row["non_preferred_output"], "non_preferred_output", "assistant")
+    return _pair(uri, prompt, chosen, rejected, 0.0)
+
+
+def arena_row(uri: str, row: Row) -> Raw:
+    """LMArena's two conversations and a winner."""
+    prompt, first, second = _without_prompt(row["conversation_a"], row["conversation_b"])
+    ranks = {"model_a": (0, 1), "model_b": (1, 0)}.get(str(row["winner"]), (0, 0))
+    return judged(uri, "preferences", prompt, [first, second], ranks)
+
+
+def helpsteer_row(uri: str, row: Row) -> Raw:
+    """HelpSteer3's two responses; -3 (the first is much better) to 3 (the second is)."""
+    prompt = messages_of(row["context"], "context")
+    answers = [messages_of(row[name], name, "assistant") for name in ("response1", "response2")]
+    preference = _number(row, "overall_preference", 0.0)
+    return judged(uri, "preferences", prompt, answers, (preference, 0), abs(preference))
+
+
+def ranking_row(uri: str, row: Row) -> Raw:
+    """A prompt and answers with ranks (1 is best, equal ranks are a tie): inside the answers as in Nectar, or in `ranks`."""
+    given, ranks = row["answers"], row.get("ranks")
+    if not isinstance(given, list) or not given:
+        raise RowError("wrong_type", "answers is not a list")
+    if ranks is None:
+        ranks = [answer.get("rank") if isinstance(answer, dict) else None for answer in given]
+    numbers = [rank for rank in ranks if isinstance(rank, int | float)] if isinstance(ranks, list) else []
+    if len(numbers) != len(given):
+        raise RowError("no_ranks", f"{len(given)} answers need a number each, in their `rank` or in `ranks`")
+    answers = [_ranked_answer(answer, f"answers[{number}]") for number, answer in enumerate(given)]
+    return judged(uri, "preferences", messages_of(row["prompt"], "prompt"), answers, numbers)
+
+
+def thumb_row(uri: str, row: Row) -> Raw:
+    """TRL's KTO type: prompt, completion, label."""
+    prompt, answer = messages_of(row["prompt"], "prompt"), messages_of(row["completion"], "completion", "assistant")
+    return judged(uri, "thumbs", prompt, [_after(prompt, answer)], [0 if _label(row) else 1])
+
+
+def conversation_thumb_row(uri: str, row: Row) -> Raw:
+    """LLaMA-Factory's KTO type: the last answer of a conversation is what is judged."""
+    turns = _with_system(row, _list(row, "conversations" if row.get("conversations") is not None else "messages"))
+    return judged(uri, "thumbs", turns[:-1], [turns[-1:]], [0 if _label(row) else 1])
+
+
+def _pair(uri: str, prompt: list[Message], chosen: list[Message], rejected: list[Message], margin: float) -> Raw:
+    return judged(uri, "preferences", prompt, [chosen, rejected], (0, 1), margin)
+
+
+def _without_prompt(chosen: object, rejected: object) -> tuple[list[Message], list[Message], list[Message]]:
+    """The prompt that two answers have in common, and the answers. Of plain strings it ends between two words."""
+    first, second = messages_of(chosen, "chosen", "assistant"), messages_of(rejected, "rejected", "assistant")
+    if isinstance(chosen, str) and isinstance(rejected, str) and len(first) == len(second) == 1:
+        pairs = enumerate(zip(chosen, rejected, strict=False))
+        shared = chosen[: next((place for place, (a, b) in pairs if a != b), min(len(chosen), len(rejected)))]
+        shared = shared[: max(shared.rfind(" "), shared.rfind("\n")) + 1]
+        answers = [[Message(role="assistant", content=text[len(shared) :])] for text in (chosen, rejected)]
+        return [Message(role="user", content=shared)], answers[0], answers[1]
+    count = 0
+    # The last message is always an answer, also where both are the same: that is said later (identical_answers).
+    while count < min(len(first), len(second)) - 1 and first[count] == second[count]:
+        count += 1
+    return first[:count], first[count:], second[count:]
+
+
+def _after(prompt: list[Message], answer: list[Message]) -> list[Message]:
+    """The answer alone, where it repeats the prompt as UltraFeedback's does."""
+    plain = [(turn["role"], turn["content"]) for turn in answer]
+    asked = [(turn["role"], turn["content"]) for turn in prompt]
+    return answer[len(prompt) :] if plain[: len(prompt)] == asked else answer
+
+
+def _list(row: Row, name: str) -> list[Message]:
+    if not isinstance(row[name], list):
+        raise RowError("wrong_type", f"{name} is not a list of messages")
+    return messages_of(row[name], name)
+
+
+def _read_only(turns: list[Message]) -> list[Message]:
+    return [{**turn, "weight": 0} if turn["role"] == "assistant" else turn for turn in turns]
+
+
+def _with_system(row: Row, turns: list[Message]) -> list[Message]:
+    system = row.get("system")
+    if not isinstance(system, str) or not system.strip():
+        return turns
+    return [Message(role="system", content=system), *turns]
+
+
+def _instruction(row: Row) -> list[Message]:
+    """System message, earlier turns and the instruction."""
+    instruction = text_field(row, "instruction")
+    context = row.get("input") if row.get("input") is not None else row.get("context")
+    if context is not None and not isinstance(context, str):
+        raise RowError("wrong_type", f"input or context is a {type(context).__name__}, not a string")
+    system = row.get("system") or ""
+    if context and context.strip():
+        if system:
+            instruction = f"{instruction}\n\n{context}"
+        else:
+            system = context
+    turns = [message for pair in _pairs(row.get("history")) for message in pair]
+    return _with_system({"system": system}, [*turns, Message(role="user", content=instruction)])
+
+
+def _pairs(history: object) -> list[tuple[Message, Message]]:
+    """Alpaca's `history`: [[instruction, response], ...]."""
+    if history is None:
+        return []
+    if not isinstance(history, list) or not all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in history):
+        raise RowError("wrong_type", "history is not a list of [instruction, response]")
+    return [
+        (
+            message_of({"role": "user", "content": asked}, "history"),
+            message_of({"role": "assistant", "content": said}, "history"),
+        )
+        for asked, said in history
+    ]
+
+
+def _ranked_answer(answer: object, field: str) -> list[Message]:
+    if isinstance(answer, dict) and "role" not in answer:
+        answer = next((answer[name] for name in ("answer", "response", "content", "text") if name in answer), None)
+    return messages_of(answer, field, "assistant")
+
+
+def _label(row: Row) -> bool:
+    value = row["label"] if row.get("label") is not None else row.get("kto_tag")
+    known = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
+    if str(value).lower() not in known:
+        raise RowError("wrong_label", f"the label is a {type(value).__name__} that is neither true nor false")
+    return known[str(value).lower()]
+
+
+def _number(row: Row, name: str, default: float) -> float:
+    value = row.get(name)
+    if value is None or value == "":
+        return default
+    try:
+        return float(value)  # pyright: ignore[reportArgumentType] - what cannot be a number raises
+    except (TypeError, ValueError):
+        raise RowError("wrong_type", f"{name} is a {type(value).__name__}, not a number") from None

@@ -1,0 +1,137 @@
+"""Which of the known row formats a row has, by its columns.
+
+row --columns that are set--> every format that needs no others --the most specific one--> convert (jobs/corpus/convert.py)
+"""
+
+import difflib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from jobs.corpus import convert
+from jobs.corpus.raw import Raw, RowError
+
+Row = Mapping[str, object]
+
+
+@dataclass(frozen=True)
+class Format:
+    """A shape of rows.
+
+    Example:
+        Format(({"prompt", "completion"},), convert.completion_row, ())
+    """
+
+    columns: tuple[frozenset[str], ...]
+    """Sets of columns, of which a row has one whole set."""
+    convert: Callable[[str, Row], Raw]
+    optional: tuple[str, ...] = ()
+    """Read where they are given."""
+
+
+INSTRUCTION = ("input", "context", "system", "history")
+"""What may stand beside an `instruction`."""
+
+
+def _any(*sets: str) -> tuple[frozenset[str], ...]:
+    return tuple(frozenset(names.split()) for names in sets)
+
+
+FORMATS: dict[str, Format] = {
+    "text_rows": Format(_any("text"), convert.text_row),
+    "messages": Format(_any("messages"), convert.messages_row, ("text",)),
+    "sharegpt": Format(_any("conversations"), convert.sharegpt_row, ("system", "text")),
+    "prompt_completion": Format(_any("prompt completion"), convert.completion_row, ("text",)),
+    "instructions": Format(
+        _any("instruction output", "instruction response"), convert.instruction_row, (*INSTRUCTION, "text")
+    ),
+    "preferences": Format(_any("chosen rejected"), convert.preference_row, ("prompt", "margin")),
+    "ultrafeedback": Format(_any("prompt chosen rejected messages"), convert.preference_row, ("margin",)),
+    "conversation_preferences": Format(
+        _any("conversations chosen rejected", "messages chosen rejected"),
+        convert.conversation_preference_row,
+        ("system", "margin"),
+    ),
+    "instruction_preferences": Format(
+        _any("instruction chosen rejected"), convert.instruction_preference_row, (*INSTRUCTION, "margin")
+    ),
+    "swift_preferences": Format(_any("messages rejected_response"), convert.swift_preference_row),
+    "openai_preferences": Format(_any("input preferred_output non_preferred_output"), convert.openai_preference_row),
+    "arena": Format(_any("conversation_a conversation_b winner"), convert.arena_row),
+    "helpsteer": Format(_any("context response1 response2 overall_preference"), convert.helpsteer_row),
+    "rankings": Format(_any("prompt answers"), convert.ranking_row, ("ranks",)),
+    "thumbs": Format(_any("prompt completion label"), convert.thumb_row),
+    "conversation_thumbs": Format(
+        _any("messages label", "messages kto_tag", "conversations label", "conversations kto_tag"),
+        convert.conversation_thumb_row,
+        ("system",),
+    ),
+}  # fmt: skip
+"""By the name that `format` on a source may say (configs/schema/corpus.py lists them too)."""
+
+QUESTION_FORMATS = frozenset(FORMATS) - {"text_rows"}
+"""Formats whose rows are a question and its answers; a PubMed abstract with a task made of it is a text first."""
+
+
+def recognise(row: Row) -> str:
+    """The format of a row.
+
+    Raises:
+        RowError: `unknown_fields` with the nearest formats, or `ambiguous` with those that fit.
+    """
+    present = columns_of(row)
+    # Every set of columns that fits and is not part of a larger one that fits.
+    fitting = [(name, needed) for name, shape in FORMATS.items() for needed in shape.columns if needed <= present]
+    best = {name for name, needed in fitting if not any(needed < other for _, other in fitting)}
+    if len(best) > 1:
+        best -= {"text_rows"}  # a rendered copy beside the columns it was made of, as Alpaca has
+    if len(best) > 1:
+        raise RowError("ambiguous", f"columns {_listed(present)} fit {_listed(best)}; say which by `format`")
+    if not best:
+        raise RowError("unknown_fields", f"has columns {_listed(present)}; {nearest(present)}")
+    return best.pop()
+
+
+def convert_row(uri: str, row: Row, name: str) -> Raw:
+    """A row of format `name` as a document. Raises RowError."""
+    present = columns_of(row)
+    shape = FORMATS[name]
+    if not any(needed <= present for needed in shape.columns):
+        wanted = " or ".join(_listed(needed) for needed in shape.columns)
+        raise RowError("missing_columns", f"`{name}` needs {wanted}; the row has {_listed(present)}")
+    document = shape.convert(uri, row)
+    return Raw(document.uri, document.text, document.messages, document.judgement, name)
+
+
+def columns_of(row: Row) -> frozenset[str]:
+    """Columns that hold something: a Parquet file has every column in every row."""
+    return frozenset(name for name, value in row.items() if value is not None)
+
+
+def used_columns(row: Row, name: str) -> list[str]:
+    """What of a row a format reads, in the row's order."""
+    shape = FORMATS[name]
+    known = {*shape.optional, *(column for needed in shape.columns if needed <= columns_of(row) for column in needed)}
+    return [column for column in row if column in known]
+
+
+def nearest(present: frozenset[str]) -> str:
+    """What the nearest formats lack, with the columns that may be misspelt."""
+    lacking = []
+    for name, shape in FORMATS.items():
+        for needed in shape.columns:
+            close = {column: _similar(column, present) for column in sorted(needed - present)}
+            score = len(needed & present) + 0.5 * sum(found is not None for found in close.values())
+            if score:
+                words = [f"`{column}`" + (f" (is it `{found}`?)" if found else "") for column, found in close.items()]
+                lacking.append((-score / len(needed), len(needed), f"`{name}` lacks {', '.join(words)}"))
+    if not lacking:
+        return f"needs one of {'; '.join(sorted({_listed(needed) for shape in FORMATS.values() for needed in shape.columns}))}"
+    return "nearest formats: " + "; ".join(words for _, _, words in sorted(lacking)[:3])
+
+
+def _similar(column: str, present: frozenset[str]) -> str | None:
+    return next(iter(difflib.get_close_matches(column, sorted(present), n=1, cutoff=0.7)), None)
+
+
+def _listed(names: frozenset[str] | set[str]) -> str:
+    return ", ".join(f"`{name}`" for name in sorted(names))
