@@ -28,7 +28,15 @@ SILENT_AFTER_S = 60.0
 class RunLog:
     """Writes the status and the events of one run, in segments, from a thread of its own."""
 
-    def __init__(self, store: Store, name: str, resolved: dict[str, Any], job_id: str | None = None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        name: str,
+        resolved: dict[str, Any],
+        planned: dict[str, str],
+        job_id: str | None = None,
+    ) -> None:
+        """`planned`: by stage, `<kind>-<key>` of the artifact it ends in."""
         stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
         self.run_id = f"{name}-{stamp}-{uuid.uuid4().hex[:4]}"
         self._directory = store.below("runs", self.run_id)
@@ -40,6 +48,7 @@ class RunLog:
         self._status: dict[str, Any] = {
             "run_id": self.run_id, "name": name, "status": "running", "created_at": now, "seen_at": now,
             "finished_at": None, "error": None, "job_id": job_id, "stage": None, "artifacts": {},
+            "planned": planned,
         }  # fmt: skip
         self._directory.write_json("resolved.json", resolved)
         self._directory.write_json("status.json", self._status)
@@ -108,6 +117,11 @@ def list_runs(store: Store) -> list[dict[str, Any]]:
     begun = [run_id for run_id in store.names("runs") if store.exists("runs", run_id, "status.json")]
     statuses = [read_status(store, run_id) for run_id in begun]
     return sorted(statuses, key=lambda status: status["created_at"])
+
+
+def newest_runs(store: Store) -> list[dict[str, Any]]:
+    """The newest run of each name: what people would go on from."""
+    return list({status["name"]: status for status in list_runs(store)}.values())
 
 
 def read_status(store: Store, run_id: str) -> dict[str, Any]:

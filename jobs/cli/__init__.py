@@ -1,10 +1,12 @@
 """The command line: `acclimate VERB`. Parses, then imports; exit codes are those of configs/errors.py."""
 
+import os
+import signal
 import sys
 
 import typer
 
-from configs.errors import UserError
+from configs.errors import Stopped, UserError
 from jobs.cli import cluster, doctor, inspect, merging, run, serving
 
 app = typer.Typer(
@@ -25,7 +27,18 @@ for verb in (
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of the `acclimate` command; `arguments` are those of the process where None."""
     try:
-        app(arguments)
+        try:
+            app(arguments)
+        finally:
+            sys.stdout.flush()
+    except Stopped as stopped:
+        typer.echo(stopped, err=True)
+        sys.exit(stopped.exit_code)
     except UserError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(error.exit_code)
+    except BrokenPipeError:
+        # `acclimate ls | head -1` has read what it wanted. What is left in the buffer goes nowhere, or Python would
+        # complain about it at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)

@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 
 from configs.errors import RunFailed
+from jobs.cli.places import StoreOption, load_config, open_for_looking, store_argument, store_root
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
@@ -27,7 +28,6 @@ POLL_S = 1.0
 """A run writes its events every 2 s."""
 
 Id = Annotated[str, typer.Argument(help="A run id (`acclimate ls`) or a job id (`acclimate submit`).")]
-StoreRoot = Annotated[str, typer.Option("--store", help="Where runs are recorded: a directory or s3://...")]
 Address = Annotated[
     str, typer.Option(envvar="RAY_API_SERVER_ADDRESS", help="Ray dashboard of the cluster, for job ids.")
 ]
@@ -39,13 +39,13 @@ def submit(
     config: Annotated[str, typer.Argument(help="A run file.")],
     overrides: Annotated[list[str] | None, typer.Argument(help="Dotted overrides, e.g. store=s3://bucket/runs")] = None,
     address: Address = DASHBOARD,
+    store: StoreOption = None,
     as_json: Json = False,
 ) -> None:
     """Ship this checkout to a Ray cluster and run a config there. Credentials do not travel: the cluster needs its own."""
     from cluster import submit as jobs
-    from configs.loader import load_run
 
-    run = load_run(config, tuple(overrides or ())).run
+    run = load_config(config, overrides, store).run
     screen = Console(stderr=True)
     client = jobs.reach(address)
     screen.print(f"comparing versions and sending the checkout to {address} ...")
@@ -61,7 +61,7 @@ def submit(
 
 def status(
     id: Id,
-    store: StoreRoot = "artifacts",
+    store: StoreOption = None,
     address: Address = DASHBOARD,
     as_json: Json = False,
     exit_code: Annotated[
@@ -73,7 +73,7 @@ def status(
     from cluster.submit import JobNotFound
 
     try:
-        found = _find(id, store, address)
+        found = _find(id, open_for_looking(store), address)
     except JobNotFound as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(NOT_FOUND if exit_code else error.exit_code) from None
@@ -90,42 +90,42 @@ def logs(
     follow: Annotated[
         bool, typer.Option("-f", "--follow", help="Go on until it ends; exit code 1 if it failed.")
     ] = False,
-    store: StoreRoot = "artifacts",
+    store: StoreOption = None,
     address: Address = DASHBOARD,
     as_json: Annotated[bool, typer.Option("--json", help="A run's events as JSON lines.")] = False,
 ) -> None:
     """What a run or a submitted job says."""
-    run = _find_run(_opened(store), id)
-    if run is None:
-        _job_logs(id, store, address, follow)
+    from cluster.storage import open_store
+
+    looked = open_for_looking(store)
+    if _find_run(looked, id) is None:
+        _job_logs(id, looked, address, follow)
         return
-    _print_events(_opened(store), id, follow, json.dumps if as_json else _event_line)
-    if follow and _find_run(_opened(store), id)["status"] != "succeeded":  # type: ignore[index]
+    # Whoever follows a run for hours outlasts an outage of its store, as the run does.
+    opened = open_store(looked.root) if follow else looked
+    _print_events(opened, id, follow, _json_line if as_json else _event_line)
+    if follow and _find_run(opened, id)["status"] != "succeeded":  # type: ignore[index]
         raise typer.Exit(RunFailed.exit_code)
 
 
-def stop(id: Id, store: StoreRoot = "artifacts", address: Address = DASHBOARD) -> None:
+def stop(id: Id, store: StoreOption = None, address: Address = DASHBOARD) -> None:
     """Stop a run or a submitted job: it writes a checkpoint and ends; the same command resumes it."""
     from cluster.runs import request_stop
 
-    run = _find_run(_opened(store), id)
+    opened = open_for_looking(store)
+    run = _find_run(opened, id)
     if run is not None and run["status"] in STATUS_EXIT_CODES:
         typer.echo(f"{id} had {run['status']} before", err=True)
     elif run is not None:
-        request_stop(_opened(store), id)
-        typer.echo(f"asked {id} to stop at its next step; `acclimate status {id}` says when it has", err=True)
+        request_stop(opened, id)
+        at = store_argument(store_root(store))
+        typer.echo(f"asked {id} to stop at its next step; `acclimate status {id}{at}` says when it has", err=True)
     else:
-        _stop_job(id, store, address)
+        _stop_job(id, opened, address)
 
 
-def _opened(root: str) -> "Store":
-    from cluster.storage import open_store
-
-    return open_store(root)
-
-
-def _find(id: str, store: str, address: str) -> dict[str, Any]:
-    run = _find_run(_opened(store), id)
+def _find(id: str, store: "Store", address: str) -> dict[str, Any]:
+    run = _find_run(store, id)
     if run is not None:
         return run
     from dataclasses import asdict
@@ -144,14 +144,14 @@ def _find_run(store: "Store", id: str) -> dict[str, Any] | None:
         return None
 
 
-def _client(id: str, store: str, address: str) -> "JobSubmissionClient":
+def _client(id: str, store: "Store", address: str) -> "JobSubmissionClient":
     """Raises JobNotFound for what cannot be a job's id, so that a typo does not end in a network error."""
     from cluster.runs import list_runs
     from cluster.submit import JobNotFound, reach
 
     if not id.startswith(("job-", "raysubmit_")):
-        known = ", ".join(status["run_id"] for status in list_runs(_opened(store))[-5:]) or "none"
-        raise JobNotFound(f"{store} has no run {id!r} (newest: {known}), and job ids begin with job-")
+        known = ", ".join(status["run_id"] for status in list_runs(store)[-5:]) or "none"
+        raise JobNotFound(f"{store.root} has no run {id!r} (newest: {known}), and job ids begin with job-")
     return reach(address)
 
 
@@ -170,6 +170,10 @@ def _print_events(store: "Store", run_id: str, follow: bool, line: Callable[[dic
         time.sleep(POLL_S)
 
 
+def _json_line(event: dict[str, Any]) -> str:
+    return json.dumps(event, ensure_ascii=False)
+
+
 def _event_line(event: dict[str, Any]) -> str:
     clock = time.strftime("%H:%M:%S", time.localtime(event["created_at"]))
     numbers = "  ".join(
@@ -186,7 +190,7 @@ def _as_lines(found: dict[str, Any]) -> str:
     return "\n".join(f"{key:>16}  {shown(key, value)}" for key, value in found.items() if value not in (None, "", {}))
 
 
-def _job_logs(id: str, store: str, address: str, follow: bool) -> None:
+def _job_logs(id: str, store: "Store", address: str, follow: bool) -> None:
     from cluster import submit as jobs
 
     client = _client(id, store, address)
@@ -203,7 +207,7 @@ def _job_logs(id: str, store: str, address: str, follow: bool) -> None:
         raise typer.Exit(RunFailed.exit_code)
 
 
-def _stop_job(id: str, store: str, address: str) -> None:
+def _stop_job(id: str, store: "Store", address: str) -> None:
     from cluster.submit import STOP_WAIT_S, stop
 
     if stop(_client(id, store, address), id):

@@ -1,5 +1,6 @@
 """What a person sees while a run works: bars with ETA on a terminal, a line every few seconds elsewhere. All on stderr."""
 
+import threading
 import time
 from typing import Any
 
@@ -29,40 +30,55 @@ SHOWN = {
 
 
 class Display:
-    """Progress of the stage that works now."""
+    """Progress of the stage that works now: one bar, or without a terminal one line every LINE_EVERY_S. Closed by `with`."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, line_every_s: float = LINE_EVERY_S) -> None:
         self._console = console
+        self._line_every_s = line_every_s
         self._bars: Progress | None = None
-        self._tasks: dict[str, TaskID] = {}
-        self._last_line = 0.0
-        self._metrics = ""
+        self._bar = TaskID(0)
+        self._stage = self._label = self._metrics = ""
+        self._done = self._total = 0
         self._shown: dict[str, str] = {}
         self._began = 0.0
+        self._ended = threading.Event()
+        self._lines: threading.Thread | None = None
 
-    def start(self, title: str, note: str) -> None:
+    def __enter__(self) -> "Display":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._close()
+
+    def start(self, name: str, note: str) -> None:
         """A stage begins."""
-        self._console.print(f"[bold]{title}[/bold] {note}", highlight=False)
-        self._metrics, self._shown, self._tasks = "", {}, {}
-        self._began = self._last_line = time.monotonic()
+        self._print(f"[bold]{name}[/bold] {note}".rstrip())
+        self._stage, self._label, self._metrics = name, "", ""
+        self._done = self._total = 0
+        self._began = time.monotonic()
+        self._shown = {}
         if self._console.is_terminal:
             columns: list[Any] = [
-                SpinnerColumn(), TextColumn("{task.description:<12}"), BarColumn(), MofNCompleteColumn(),
+                SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
                 TimeElapsedColumn(), TextColumn("ETA"), TimeRemainingColumn(), TextColumn("{task.fields[metrics]}"),
             ]  # fmt: skip
             self._bars = Progress(*columns, console=self._console, transient=True)
+            self._bar = self._bars.add_task(name, total=None, metrics="")
             self._bars.start()
+        else:
+            self._ended.clear()
+            self._lines = threading.Thread(target=self._print_lines, name="display", daemon=True)
+            self._lines.start()
 
     def progress(self, label: str, done: int, total: int) -> None:
+        """Where the stage is. Another total is another part of the stage, whose time is estimated anew."""
+        if total != self._total:
+            self._began = time.monotonic()
+            if self._bars is not None:
+                self._bars.reset(self._bar, total=total)
+        self._label, self._done, self._total = label, done, total
         if self._bars is not None:
-            if label not in self._tasks:
-                self._tasks[label] = self._bars.add_task(label, total=total, metrics="")
-            self._bars.update(self._tasks[label], completed=done, total=total, metrics=self._metrics)
-        elif time.monotonic() - self._last_line >= LINE_EVERY_S or (done == total and total):
-            self._last_line = time.monotonic()
-            passed = time.monotonic() - self._began
-            eta = f", about {passed / done * (total - done):.0f} s left" if 0 < done < total else ""
-            self._console.print(f"  {label} {done}/{total}{eta} {self._metrics}".rstrip(), highlight=False)
+            self._bars.update(self._bar, description=label, completed=done, metrics=self._metrics)
 
     def metrics(self, metrics: dict[str, float]) -> None:
         """Of a step, or of an evaluation between steps, which keeps its place beside the next steps."""
@@ -71,14 +87,36 @@ class Display:
 
     def say(self, sentence: str) -> None:
         """Something to know while the stage works on."""
-        self._console.print(f"  [yellow]note[/yellow] {escape(sentence)}", highlight=False)
+        self._print(f"  [yellow]note[/yellow] {escape(sentence)}")
 
     def end(self, line: str) -> None:
         """The stage is done; what stays on the screen."""
-        self.close()
-        self._console.print(line, highlight=False)
+        self._close()
+        self._print(line)
 
-    def close(self) -> None:
+    def _print_lines(self) -> None:
+        while not self._ended.wait(self._line_every_s):
+            self._print(self._line())
+
+    def _line(self) -> str:
+        """`  09:41:17 cpt: steps 31/60, about 12 s left  loss 2.814 ...`"""
+        line = f"  {time.strftime('%H:%M:%S')} {self._stage}"
+        if not self._total:
+            return f"{line}: at work for {time.monotonic() - self._began:.0f} s"
+        line += f": {self._label} {self._done}/{self._total}"
+        if 0 < self._done < self._total:
+            passed = time.monotonic() - self._began
+            line += f", about {passed / self._done * (self._total - self._done):.0f} s left"
+        return f"{line}  {self._metrics}".rstrip()
+
+    def _print(self, line: str) -> None:
+        self._console.print(line, highlight=False, soft_wrap=not self._console.is_terminal)
+
+    def _close(self) -> None:
         if self._bars is not None:
             self._bars.stop()
             self._bars = None
+        if self._lines is not None:
+            self._ended.set()
+            self._lines.join()
+            self._lines = None

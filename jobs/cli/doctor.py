@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 import typer
 
 from configs.errors import UserError
+from jobs.cli.places import StoreOption, store_root
 
 GIB = 2**30
 LOCK = Path(__file__).resolve().parents[2] / "lock-cpu.txt"
@@ -38,7 +39,7 @@ class Finding:
 
 
 def doctor(
-    store: Annotated[str, typer.Option(help="Artifact root to check: a directory or s3://...")] = "artifacts",
+    store: StoreOption = None,
     address: Annotated[
         str, typer.Option(envvar="RAY_API_SERVER_ADDRESS", help="Dashboard of a cluster (http://HOST:8265), or local.")
     ] = "local",
@@ -46,7 +47,7 @@ def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON array on stdout.")] = False,
 ) -> None:
     """Check Python, packages, memory, disk, store, Ray and ports; exit code 1 if something must be mended."""
-    findings = examine(store, address, port)
+    findings = examine(store_root(store), address, port)
     if as_json:
         typer.echo(json.dumps([asdict(finding) for finding in findings]))
     else:

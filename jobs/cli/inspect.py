@@ -9,19 +9,17 @@ from rich.console import Console
 from rich.table import Table
 from rich.tree import Tree
 
-StoreOption = Annotated[
-    str, typer.Option("--store", help="Artifact root: a directory or s3://bucket/prefix.", envvar="ACCLIMATE_STORE")
-]
+from jobs.cli.places import StoreOption, open_for_looking
+
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 
 
-def ls(store: StoreOption = "artifacts", as_json: JsonOption = False) -> None:
+def ls(store: StoreOption = None, as_json: JsonOption = False) -> None:
     """List runs and finished artifacts."""
     from cluster.artifacts import list_artifacts
     from cluster.runs import list_runs
-    from cluster.storage import Patience, open_store
 
-    opened = open_store(store, Patience.PROBE)
+    opened = open_for_looking(store)
     runs, artifacts = list_runs(opened), list_artifacts(opened)
     if as_json:
         records = [{**artifact.record, "path": artifact.content.root} for artifact in artifacts]
@@ -40,14 +38,13 @@ def ls(store: StoreOption = "artifacts", as_json: JsonOption = False) -> None:
 
 def lineage(
     name: Annotated[str, typer.Argument(help="Name or key of an artifact.")],
-    store: StoreOption = "artifacts",
+    store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Walk from a model to the documents and licences it was made of."""
     from cluster.artifacts import ancestors, find_named
-    from cluster.storage import Patience, open_store
 
-    opened = open_store(store, Patience.PROBE)
+    opened = open_for_looking(store)
     top = find_named(opened, name)
     records = {f"{artifact.kind}-{artifact.key}": artifact.record for artifact in [top, *ancestors(opened, top)]}
     if as_json:
@@ -59,30 +56,41 @@ def lineage(
 
 
 def gc(
-    store: StoreOption = "artifacts",
+    store: StoreOption = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Remove; without it only show.")] = False,
+    unfinished: Annotated[
+        bool, typer.Option("--unfinished", help="Also checkpoints that no config's newest run would go on from.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Remove what interrupted attempts left: content without a record that nobody writes, and leftovers beside records."""
-    from cluster.collect import leftovers
-    from cluster.storage import Patience, open_store
+    """Remove what nothing needs: attempts that led nowhere, and what lies beside finished artifacts. Never an artifact."""
+    from cluster.collect import collect, remove
 
-    opened = open_store(store, Patience.PROBE)
-    found = leftovers(opened)
+    opened = open_for_looking(store)
+    collected = collect(opened, unfinished)
+    total = sum(item.bytes for item in collected.leftovers)
     if as_json:
-        _print_json(
-            {"removed": yes, "leftovers": [{"path": item.path, "bytes": item.bytes, "why": item.why} for item in found]}
-        )
-    else:
+        found = {"leftovers": collected.leftovers, "kept": collected.kept}
+        rows = {name: [vars(item) for item in items] for name, items in found.items()}
+        _print_json({"removed": yes, "bytes": total, **rows})
+    elif collected.leftovers:
         table = _table("leftover", "size", "why")
-        for item in found:
+        for item in collected.leftovers:
             table.add_row(item.path, _size(item.bytes), item.why)
         Console().print(table)
-    if yes:
-        for item in found:
-            opened.remove(item.path)
-    elif found and not as_json:
-        Console(stderr=True).print("nothing was removed; add --yes to remove these")
+    screen = Console(stderr=True)
+    removed = [yes and remove(opened, item) for item in collected.leftovers]
+    for item, gone in zip(collected.leftovers, removed, strict=True):
+        if yes and not gone:
+            screen.print(f"{item.path}: kept, somebody writes there now", highlight=False, soft_wrap=True)
+    kept = sum(item.bytes for item in collected.kept)
+    screen.print(
+        f"{_size(total)} in {len(removed)} leftovers"
+        + (", removed" if yes and all(removed) else "; --yes removes them" if removed and not yes else ""),
+        highlight=False,
+    )
+    if collected.kept:
+        screen.print(f"{_size(kept)} kept that unfinished runs can go on from", highlight=False)
 
 
 def schema() -> None:

@@ -2,12 +2,10 @@
 
 import json
 import os
-import signal
 import sys
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import replace
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -15,6 +13,8 @@ from rich.console import Console
 from rich.table import Table
 
 from jobs.cli.display import Display
+from jobs.cli.interrupts import stop_on_signals
+from jobs.cli.places import StoreOption, load_config, store_argument
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from cluster.storage import Store
     from configs.loader import Loaded
     from jobs.pipeline import PlannedStage, Watch
-    from jobs.tracking import Tracker
+    from jobs.tracking import Track
 
 ConfigArgument = Annotated[str, typer.Argument(metavar="CONFIG", help="A run file, e.g. configs/quickstart.yaml.")]
 OverridesArgument = Annotated[
@@ -32,63 +32,79 @@ OverridesArgument = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 
 
-def plan(config: ConfigArgument, overrides: OverridesArgument = None, as_json: JsonOption = False) -> None:
+def plan(
+    config: ConfigArgument,
+    overrides: OverridesArgument = None,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
     """Show stages, data, tokens and what will be reused; starts nothing."""
     from cluster.storage import Patience
 
-    loaded, store = _load(config, overrides)
+    loaded, opened = _load(config, overrides, store)
     # Somebody waits and nothing is lost by an error: an unreachable store is said soon.
-    rows = _planned_rows(loaded, replace(store, patience=Patience.PROBE))
+    rows = _planned_rows(loaded, replace(opened, patience=Patience.PROBE))
     if as_json:
         document = {
             "run": loaded.run.name,
-            "store": store.root,
+            "store": opened.root,
             "stages": rows,
             "config": loaded.run.model_dump(mode="json"),
         }
         print(json.dumps(document, indent=2))  # noqa: T201 - data goes to stdout
         return
-    Console().print(_plan_table(rows, f"{loaded.run.name} in {store.root}"))
+    Console().print(_plan_table(rows, f"{loaded.run.name} in {opened.root}"))
 
 
 def run(
     config: ConfigArgument,
     overrides: OverridesArgument = None,
+    store: StoreOption = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before work starts on a cluster.")] = False,
 ) -> None:
     """Compute what is not done yet; the same command resumes an interrupted run."""
-    loaded, store = _load(config, overrides)
+    loaded, opened = _load(config, overrides, store)
     console = Console(stderr=True)
-    _execute(loaded, store, console, yes)
+    _show_results(_execute(loaded, opened, console, yes), console)
 
 
 def evaluate_models(
     models: Annotated[
         list[str],
-        typer.Argument(metavar="MODEL...", help="Names or keys of model artifacts, in the order of the table."),
+        typer.Argument(
+            metavar="MODEL... [KEY=VALUE]...",
+            help="Names or keys of model artifacts, in the order of the table; then dotted overrides.",
+        ),
     ],
     config: Annotated[str, typer.Option("--config", help="A run file whose first evaluate stage says which sets.")],
+    store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Evaluate models on the held-out sets of a run file."""
-    from configs.loader import ConfigError, load_run
+    from configs.loader import ConfigError
 
-    loaded = load_run(config)
+    # Neither a stage's name nor a key holds a "=".
+    overrides = [argument for argument in models if "=" in argument]
+    chosen = [f"artifact:{argument}" for argument in models if "=" not in argument]
+    if not chosen:
+        raise typer.BadParameter("no model is named; `acclimate ls` lists them")
+    loaded = load_config(config, overrides, store)
     name = next((name for name, stage in loaded.run.stages.items() if stage.stage == "evaluate"), None)
     if name is None:
         raise ConfigError(f"{config}: no evaluate stage says which held-out sets to use")
-    chosen = json.dumps([f"artifact:{model}" for model in models])
-    loaded, store = _load(config, [f"stages.{name}.models={chosen}"])
-    artifacts = _execute(loaded, store, Console(stderr=True), True, only=name)
+    loaded, opened = _load(config, [*overrides, f"stages.{name}.models={json.dumps(chosen)}"], store)
+    console = Console(stderr=True)
+    artifacts = _execute(loaded, opened, console, True, only=name)
     if as_json:
         print(json.dumps(artifacts[name].content.read_json("evaluation.json"), indent=2))  # noqa: T201 - data
+    else:
+        _show_results(artifacts, console)
 
 
-def _load(config: str, overrides: list[str] | None) -> "tuple[Loaded, Store]":
+def _load(config: str, overrides: list[str] | None, store: str | None) -> "tuple[Loaded, Store]":
     from cluster.storage import open_store
-    from configs.loader import load_run
 
-    loaded = load_run(config, tuple(overrides or ()))
+    loaded = load_config(config, overrides, store)
     return loaded, open_store(loaded.run.store)
 
 
@@ -119,47 +135,71 @@ def _execute(loaded: "Loaded", store: "Store", console: Console, yes: bool, only
     """Plans, checks, connects, computes, and keeps the run's log whatever happens."""
     from cluster.runs import RunLog
     from cluster.storage import check_store
-    from configs.errors import Stopped
-    from jobs.pipeline import State, execute, plan_run
+    from jobs.pipeline import State, plan_run
     from jobs.preflight import check
-    from jobs.tracking import open_tracker
+    from jobs.tracking import require_tracker
 
     check_store(store)
+    require_tracker(loaded.run.tracking)
     planned = plan_run(loaded.run, store)
     if only is not None:
         planned = [stage for stage in planned if stage.name == only]
     waiting = [stage for stage in planned if stage.state is not State.DONE]
     check(loaded.run, waiting, store)
     _ask(loaded, planned, store, console, yes)
-    log = RunLog(store, loaded.run.name, loaded.run.model_dump(mode="json"), os.environ.get("ACCLIMATE_JOB_ID"))
-    where = "" if loaded.run.store == "artifacts" else f" --store {loaded.run.store}"
-    console.print(f"run {log.run_id} · logs: acclimate logs -f {log.run_id}{where}", highlight=False)
-    display = Display(console)
-    tracker = open_tracker(loaded.run.tracking, store, log.run_id, loaded.run.model_dump(mode="json"))
-    try:
-        with _stop_on_signals(console) as stop_asked:
-            watch = _watch(display, log, tracker, lambda: stop_asked() or log.stop_requested)
-            if waiting:
-                from cluster.session import connect
+    keys = {stage.name: f"{stage.stage.stage}-{stage.key}" for stage in planned}
+    resolved = loaded.run.model_dump(mode="json")
+    log = RunLog(store, loaded.run.name, resolved, keys, os.environ.get("ACCLIMATE_JOB_ID"))
+    where = store_argument(loaded.run.store)
+    console.print(f"run {log.run_id} · logs: acclimate logs -f {log.run_id}{where}", highlight=False, soft_wrap=True)
+    with _closed_log(log):
+        return _compute(loaded, store, planned, bool(waiting), log, console)
 
-                console.print("starting Ray ..." if loaded.run.cluster.address == "local" else "connecting to Ray ...")
-                with connect(loaded.run.cluster):
-                    artifacts = execute(loaded, store, planned, watch)
-            else:
-                artifacts = execute(loaded, store, planned, watch)
+
+@contextmanager
+def _closed_log(log: "RunLog") -> "Iterator[None]":
+    """Whatever happens inside, the run's log ends with it."""
+    from configs.errors import Stopped
+
+    try:
+        yield
     except Stopped as stopped:
         log.finish("cancelled", str(stopped))
         raise
+    except KeyboardInterrupt:
+        stopped = Stopped("stopped at once; the same command goes on from the last checkpoint")
+        log.finish("cancelled", str(stopped))
+        raise stopped from None
     except BaseException as error:
         log.finish("failed", str(error) or type(error).__name__)
         raise
-    finally:
-        display.close()
-        if tracker is not None:
-            tracker.close()
     log.finish("succeeded")
-    _show_results(artifacts, console)
-    return artifacts
+
+
+def _compute(
+    loaded: "Loaded", store: "Store", planned: "list[PlannedStage]", needs_ray: bool, log: "RunLog", console: Console
+) -> dict[str, Any]:
+    from cluster.session import connect
+    from jobs.pipeline import execute
+    from jobs.tracking import tracking
+
+    run = loaded.run
+
+    def warn(message: str) -> None:
+        console.print(message, highlight=False)
+        log.event(message, level="warn")
+
+    with (
+        stop_on_signals(console) as stop_asked,
+        tracking(run.tracking, store, log.run_id, run.model_dump(mode="json"), warn) as track,
+        Display(console) as display,
+    ):
+        watch = _watch(display, log, track, lambda: stop_asked() or log.stop_requested)
+        if not needs_ray:
+            return execute(loaded, store, planned, watch)
+        console.print("starting Ray ..." if run.cluster.address == "local" else "connecting to Ray ...")
+        with connect(run.cluster):
+            return execute(loaded, store, planned, watch)
 
 
 def _ask(loaded: "Loaded", planned: "list[PlannedStage]", store: "Store", console: Console, yes: bool) -> None:
@@ -174,27 +214,7 @@ def _ask(loaded: "Loaded", planned: "list[PlannedStage]", store: "Store", consol
     typer.confirm("Start it?", abort=True, err=True)
 
 
-@contextmanager
-def _stop_on_signals(console: Console) -> "Iterator[Callable[[], bool]]":
-    """First SIGINT or SIGTERM: stop at the next step boundary with a checkpoint. Second: stop at once."""
-    asked: list[int] = []
-
-    def on_signal(number: int, frame: FrameType | None) -> None:
-        del frame
-        if asked:
-            raise KeyboardInterrupt
-        asked.append(number)
-        console.print("stopping at the next step boundary with a checkpoint; once more to stop at once")
-
-    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: bool(asked)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _watch(display: Display, log: "RunLog", tracker: "Tracker | None", stop_asked: Callable[[], bool]) -> "Watch":
+def _watch(display: Display, log: "RunLog", track: "Track", stop_asked: Callable[[], bool]) -> "Watch":
     from jobs.pipeline import Watch
     from jobs.stages import summary_line
 
@@ -211,8 +231,7 @@ def _watch(display: Display, log: "RunLog", tracker: "Tracker | None", stop_aske
     def metrics(values: dict[str, float]) -> None:
         display.metrics(values)
         log.event(f"{working} step {int(values['step'])}", data={"stage": working, **values})
-        if tracker is not None:
-            tracker.log(working, values)
+        track(working, values)
 
     def say(sentence: str) -> None:
         display.say(sentence)

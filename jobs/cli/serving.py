@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 
 from configs.errors import Stopped, UserError
+from jobs.cli.places import StoreOption, store_root
 
 if TYPE_CHECKING:
     from cluster.storage import Store
@@ -29,12 +30,12 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 offers it to the network.")] = "127.0.0.1",
     interface: Annotated[str, typer.Option(help="chat, or completions for a model without a chat template.")] = "chat",
     name: Annotated[str | None, typer.Option(help="Name clients ask for; default: the artifact's.")] = None,
-    store: Annotated[str, typer.Option(help="Where artifacts are looked up.")] = "artifacts",
+    store: StoreOption = None,
     cluster: Annotated[str, typer.Option(help="local, auto or HOST:PORT of a Ray.")] = "local",
 ) -> None:
     """Serve a model through Ray Serve and vLLM (OpenAI-compatible). A key in ACCLIMATE_API_KEY is asked of clients."""
     options = _options(settings or [], {"port": port, "host": host, "interface": interface})
-    directory, found_name = find_served_model(model, store)
+    directory, found_name = find_served_model(model, store_root(store))
     require_servable(directory, options)
     # Ctrl-C and SIGTERM take the same way out: the blocks inside end what they started.
     signal.signal(signal.SIGTERM, _interrupt)

@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -9,11 +11,14 @@ from typing import Any
 import pytest
 
 from cluster.artifacts import artifact_directory, attempt
+from cluster.collect import Leftover, remove
 from cluster.lease import acquire
+from cluster.runs import RunLog
 from cluster.storage import Store
 from jobs.cli import app
 from tests.world.command import acclimate, acclimate_process
-from tests.world.toy_run import ToyRun, write_toy_run
+from tests.world.conditions import kill_process
+from tests.world.toy_run import CHECKOUT, ToyRun, write_toy_run
 
 VERBS = (
     "plan", "run", "submit", "status", "logs", "ls", "stop", "eval", "serve", "merge", "lineage", "gc", "schema", "doctor",
@@ -135,24 +140,77 @@ def test_gc_shows_leftovers_and_removes_nothing_else(store: Store) -> None:
         f"{cpt}/000001": 3, f"{cpt}/000002/checkpoints": 5,
     }  # fmt: skip
     table = acclimate("gc", "--store", store.root)
-    assert "add --yes" in table.stderr and "add --yes" not in table.stdout
+    assert "8 B in 2 leftovers; --yes removes them" in table.stderr and "--yes" not in table.stdout
     assert _files(store) == before
     assert _json("gc", "--store", store.root, "--json", "--yes")["removed"] is True
     assert before - _files(store) == {f"{cpt}/000001/model/half", f"{cpt}/000002/checkpoints/step-2/weights"}
     assert _json("gc", "--store", store.root, "--json")["leftovers"] == []
 
 
-def test_gc_leaves_what_somebody_writes(store: Store) -> None:
-    directory = artifact_directory(store, "sft", KEYS["half"])
-    directory.write("attempts/000001/model/half", b"123")
-    lease = acquire(directory)
+def _unfinished(store: Store, kind: str, key: str) -> str:
+    """An attempt that ended after its first checkpoint; its path."""
+    directory = artifact_directory(store, kind, key)
+    acquire(directory).release()
+    directory.write("attempts/000001/checkpoints/step-000002/checkpoint.json", b"{}")
+    return f"artifacts/{kind}-{key}/attempts/000001"
+
+
+def test_gc_keeps_checkpoints_that_a_run_can_go_on_from(store: Store) -> None:
+    path = _unfinished(store, "sft", KEYS["half"])
+    led_nowhere = f"artifacts/sft-{KEYS['half']}/attempts/000002"
+    store.write(f"{led_nowhere}/model/half", b"123")
+    shown = _json("gc", "--store", store.root, "--json", "--yes")
+    assert [item["path"] for item in shown["kept"]] == [path]
+    assert led_nowhere in [item["path"] for item in shown["leftovers"]]
+    assert store.names(path) == ["checkpoints"] and not store.names(led_nowhere)
+    assert "kept that unfinished runs can go on from" in acclimate("gc", "--store", store.root).stderr
+
+
+def test_gc_of_unfinished_work_keeps_what_a_configs_newest_run_asks_for(store: Store) -> None:
+    abandoned, old, newest = (_unfinished(store, "sft", character * 16) for character in "123")
+    for path in (old, newest):
+        RunLog(store, "toy", {}, {"sft": path.split("/")[1]}).finish("cancelled")
+        time.sleep(0.01)  # the newest run is found by its time
+    shown = _json("gc", "--store", store.root, "--json", "--unfinished", "--yes")
+    assert [item["path"] for item in shown["kept"]] == [newest]
+    assert not store.names(abandoned) and not store.names(old) and store.names(newest)
+    before = _files(store)
+    assert _json("gc", "--store", store.root, "--json", "--unfinished", "--yes")["leftovers"] == []
+    assert _files(store) == before, "finished artifacts and their records stay"
+
+
+WRITER = """
+import sys, time
+from cluster.artifacts import attempt
+from cluster.storage import Store
+with attempt(Store(sys.argv[1]), "sft", sys.argv[2]) as own:
+    own.content.write("checkpoints/step-000001/checkpoint.json", b"{}")
+    own.content.write("model/half", b"123")
+    print("writing", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_gc_takes_nothing_from_under_a_live_writer(store: Store) -> None:
+    """The writer is another process; when it is killed, its checkpoint stays and the rest of its work may go."""
+    _unfinished(store, "sft", KEYS["half"])
+    process = subprocess.Popen(
+        [sys.executable, "-c", WRITER, store.root, KEYS["half"]], cwd=CHECKOUT, text=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    )  # fmt: skip
     try:
-        paths = [item["path"] for item in _json("gc", "--store", store.root, "--json")["leftovers"]]
+        assert process.stdout is not None and process.stdout.readline() == "writing\n"
+        before = {name for name in _files(store) if "/sft-" in name and "/attempts/" in name}
+        _json("gc", "--store", store.root, "--json", "--unfinished", "--yes")
+        assert before <= _files(store)
+        left = Leftover(f"artifacts/sft-{KEYS['half']}/attempts/000001", 2, "found before the writer began")
+        assert not remove(store, left) and before <= _files(store)
     finally:
-        lease.release()
-    assert not any("sft" in path for path in paths)
-    paths = [item["path"] for item in _json("gc", "--store", store.root, "--json")["leftovers"]]
-    assert f"artifacts/sft-{KEYS['half']}/attempts/000001" in paths
+        kill_process(process)
+    shown = _json("gc", "--store", store.root, "--json")
+    assert len(shown["kept"]) == 2 and before <= _files(store)
+    shown = _json("gc", "--store", store.root, "--json", "--unfinished", "--yes")
+    assert len(shown["leftovers"]) == 2 and not before & _files(store)
 
 
 def test_the_schema_describes_what_the_config_may_hold() -> None:
@@ -165,3 +223,23 @@ def test_colours_are_left_out_where_they_are_not_wanted() -> None:
     assert COLOUR.search(acclimate_process("--help", FORCE_COLOR="1").stdout)
     plain = acclimate_process("--help", FORCE_COLOR="1", NO_COLOR="1").stdout
     assert "lineage" in plain and not COLOUR.search(plain)
+
+
+def test_a_reader_that_has_read_enough_is_no_error(tmp_path: Path) -> None:
+    """`acclimate ls | head -1`, with more to say than a pipe holds."""
+    store = Store(str(tmp_path))
+    for number in range(400):
+        status = {"run_id": f"run-{number}", "status": "failed", "stage": "x" * 300, "created_at": 0.0, "seen_at": 0.0}
+        store.write_json(f"runs/run-{number}/status.json", status)
+    for arguments in (["ls"], ["ls", "--json"], ["schema"]):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "jobs.cli", *arguments, *(["--store", store.root] if arguments[0] == "ls" else [])],
+            cwd=CHECKOUT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        try:
+            assert process.stdout is not None and process.stderr is not None
+            process.stdout.readline()
+            process.stdout.close()
+            assert process.stderr.read() == "" and process.wait(30) in (1, 141)
+        finally:
+            kill_process(process)

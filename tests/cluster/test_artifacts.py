@@ -21,7 +21,7 @@ from cluster.artifacts import (
     find_named,
     list_artifacts,
 )
-from cluster.collect import leftovers
+from cluster.collect import collect
 from cluster.lease import LeaseHeld, LeaseLost, acquire, read_lease
 from cluster.storage import Store
 
@@ -96,7 +96,7 @@ def test_killed_between_data_and_record_leaves_no_artifact_and_blocks_nobody(sto
     assert time.monotonic() - began < 10
     found = find_artifact(store, "cpt", "k1")
     assert found is not None and found.content.read("model/weights") == b"456"
-    assert [item.path for item in leftovers(store)] == ["artifacts/cpt-k1/attempts/000001"]
+    assert [item.path for item in collect(store).leftovers] == ["artifacts/cpt-k1/attempts/000001"]
 
 
 def test_a_lease_that_expired_under_a_live_writer_fences_it(store: Store) -> None:

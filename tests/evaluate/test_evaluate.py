@@ -72,6 +72,7 @@ def test_two_models(tmp_path: Path):
     assert json.loads((tmp_path / "out" / "evaluation.json").read_text()) == result
     assert result["models"] == ["before", "after"] and list(result["sets"]) == ["prose", "answers"]
     assert seen[0] == (0, 8) and seen[-1] == (8, 8)
+    assert seen.count((0, 8)) > 1, "asked also while nothing is ready, so that a wish to stop is heard"
     documents = {name: [row["document_id"] for row in sets["prose"]] for name, sets in result["documents"].items()}
     assert documents["before"] == documents["after"] == sorted(documents["before"]) and len(documents["before"]) == 4
     assert again["scores"]["after"] == result["scores"]["after"], "what runs beside a model does not change its bits"
