@@ -81,38 +81,3 @@ class ExampleRow:
     """(S,) tokens of the prompt, before the answer starts."""
     margin: float
     """By how much the chosen answer is better, where the data say it; else 0."""
-
-
-@dataclass(frozen=True, slots=True)
-class RowIndex:
-    """Where a packed row lies and what it weighs: enough to plan every step without reading a token.
-
-    Example:
-        RowIndex(shard=3, row=17, tokens=1021, weight=1013.0)
-    """
-
-    shard: int
-    row: int
-    tokens: int
-    weight: float
-    """Sum of the row's weights: its share of the loss denominator."""
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """One line of a run's log, in the shape hosted fine-tuning services use.
-
-    Example:
-        Event(id="cpt-000041", created_at=1764.2, level="info", type="metrics", message="step 41/60",
-              data={"stage": "cpt", "step": 41, "loss": 2.61})
-    """
-
-    id: str
-    created_at: float
-    """Seconds since the epoch."""
-    level: str
-    """info | warn | error"""
-    type: str
-    """message | metrics"""
-    message: str
-    data: dict[str, object]

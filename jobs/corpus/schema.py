@@ -55,7 +55,8 @@ EXAMPLE_SCHEMA = pa.schema(
 """The fields of records.ExampleRow."""
 
 INDEX_SCHEMA = pa.schema([("shard", pa.int32()), ("row", pa.int32()), ("tokens", pa.int32()), ("weight", pa.float32())])
-"""The fields of records.RowIndex. float32 is exact for sums of whole weights up to 2**24, far above any context."""
+"""Where each packed row lies and what it weighs: enough to plan every step without reading a token. `weight` is
+the sum of the row's weights, its share of the loss denominator; float32 is exact for whole ones up to 2**24."""
 
 ROW_GROUP_ROWS = 4096
 """A reader holds one row group: about 8 MB of abstracts, or 4 M packed tokens."""

@@ -203,7 +203,7 @@ def _write_manifest(reports: list[Report], output: Store, summary: ShardsSummary
 
 
 def _index_table(files: dict[str, Any], reports: list[Report], split: str) -> pa.Table:
-    """One RowIndex a packed row, in order of shard and row: reports come in the order of the shards."""
+    """INDEX_SCHEMA: one row a packed row, in order of shard and row: reports come in the order of the shards."""
     names = sorted(name for name in files if name.startswith(f"{split}/shard-"))
     indexes = [report["index"][split] for report in reports if split in report["index"]]
     assert len(names) == len(indexes), f"{len(names)} files of {split}, {len(indexes)} indexes"

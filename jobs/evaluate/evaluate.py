@@ -24,6 +24,8 @@ from jobs.evaluate.scorer import Answer, ScorerTask, SetScores, score_model
 from jobs.model_files import check_model
 
 EVALUATION = "evaluation.json"
+POLL_S = 1.0
+"""How soon a wish to stop is heard while models are scored."""
 Progress = Callable[[str, int, int], None]
 """progress(label, done, total)"""
 
@@ -99,10 +101,13 @@ def _run_tasks(stage: EvaluateStage, tasks: dict[str, ScorerTask], progress: Pro
     names: dict[Any, str] = {remote.remote(task): name for name, task in tasks.items()}
     results = {name: _ModelResults() for name in tasks}
     total = sum(len(task.sets) + len(task.prompts) for task in tasks.values())
-    done = 0
-    progress("scoring", done, total)
+    done, label = 0, "scoring"
+    progress(label, done, total)
     while names:
-        ready, _ = ray.wait(list(names), num_returns=1)
+        ready, _ = ray.wait(list(names), num_returns=1, timeout=POLL_S)
+        if not ready:
+            progress(label, done, total)  # whoever is told may want to stop
+            continue
         generator: Any = ready[0]
         name = names[generator]
         try:
@@ -116,10 +121,11 @@ def _run_tasks(stage: EvaluateStage, tasks: dict[str, ScorerTask], progress: Pro
         match result:
             case SetScores():
                 results[name].scores[result.set_name] = result.scores
-                progress(f"{name}: {result.set_name} scored", done, total)
+                label = f"{name}: {result.set_name} scored"
             case Answer():
                 results[name].answers[result.document_id] = result
-                progress(f"{name}: answered", done, total)
+                label = f"{name}: answered"
+        progress(label, done, total)
     return results
 
 
