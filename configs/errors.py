@@ -36,3 +36,22 @@ class Stopped(UserError):
     """Somebody asked for the stop; what was done is kept and the same command goes on from there."""
 
     exit_code: ClassVar[int] = 130
+
+
+def user_error_inside(error: BaseException | None) -> UserError | None:
+    """The UserError that a Ray task, actor or worker raised, without what Ray wraps around it; None where there is none.
+
+    Ray's RayTaskError is of the class of its `cause` as well, but says a whole traceback: the cause is what is wanted.
+    """
+    while error is not None:
+        cause = getattr(error, "cause", None)
+        if isinstance(error, UserError) and cause is None:
+            return error
+        error = cause if isinstance(cause, BaseException) else error.__cause__
+    return None
+
+
+def with_exit_code(exit_code: int, message: str) -> UserError:
+    """An error that ends the command with `exit_code`, for one that arrives from another process as text."""
+    classes = {kind.exit_code: kind for kind in (UserError, RunFailed, DoesNotFit, Unreachable, Stopped)}
+    return classes[exit_code](message)

@@ -22,6 +22,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.status import Status
 
+from configs.errors import UserError
+
 RECORD = "assets.json"
 RECORD_VERSION = 1
 """Raised by hand when the layout below changes, so that older directories are rebuilt."""
@@ -29,7 +31,7 @@ MODEL = "smollm2-135m-instruct"
 DOWNLOADS = ".download"
 
 
-class AssetError(RuntimeError):
+class AssetError(UserError, RuntimeError):
     """An asset cannot be fetched or is not what it should be; the message says what to check."""
 
 
@@ -275,7 +277,7 @@ def main() -> None:
             checksums = prepare_assets(into, lambda step: announce(console, status, step))
     except AssetError as error:
         console.print(f"[red]error[/red] {error}")
-        raise SystemExit(1) from error
+        raise SystemExit(error.exit_code) from error
     weights = f"{MODEL}/model.safetensors"
     sys.stdout.write(f"{into}: {len(checksums)} files; {weights} sha256 {checksums[weights]}\n")
 

@@ -20,12 +20,13 @@ from ray.llm._internal.common.callbacks.base import CallbackBase
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.storage import FileInfo, Store
+from configs.errors import UserError
 
 CACHE_VARIABLE = "ACCLIMATE_CACHE"
 KEY_CHARACTERS = 16
 
 
-class ModelNotOnNode(RuntimeError):
+class ModelNotOnNode(UserError, RuntimeError):
     """A replica runs on a host that cannot see the model's directory, or nodes disagree about its place."""
 
 

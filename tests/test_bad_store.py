@@ -154,7 +154,7 @@ def test_a_run_that_has_a_writer(toy: ToyRun) -> None:
 def test_an_input_that_is_no_artifact(toy: ToyRun) -> None:
     for verb in ("run", "plan"):
         answer = acclimate(verb, str(toy.config), "stages.cpt.model=artifact:nobody")
-        require_refused(answer, 2, "no finished model or cpt or sft is called 'nobody'", "There is: nothing yet")
+        require_refused(answer, 2, "no finished model or cpt or sft", "is called 'nobody'", "There is: nothing yet")
 
 
 def test_an_evaluation_whose_corpus_is_not_computed(before_training: tuple[ToyRun, Store]) -> None:

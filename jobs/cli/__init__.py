@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from configs.errors import Stopped, UserError
+from configs.errors import Stopped, user_error_inside
 from jobs.cli import cluster, doctor, inspect, merging, run, serving
 
 app = typer.Typer(
@@ -34,11 +34,14 @@ def main(arguments: list[str] | None = None) -> None:
     except Stopped as stopped:
         typer.echo(stopped, err=True)
         sys.exit(stopped.exit_code)
-    except UserError as error:
-        typer.echo(f"error: {error}", err=True)
-        sys.exit(error.exit_code)
     except BrokenPipeError:
         # `acclimate ls | head -1` has read what it wanted. What is left in the buffer goes nowhere, or Python would
         # complain about it at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(128 + signal.SIGPIPE)
+    except Exception as error:
+        known = user_error_inside(error)  # a Ray task or actor may have raised it
+        if known is None:
+            raise
+        typer.echo(f"error: {known}", err=True)
+        sys.exit(known.exit_code)

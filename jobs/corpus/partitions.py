@@ -17,10 +17,13 @@ import pyarrow.compute as pc
 import ray.data
 from ray.exceptions import RayError
 
-from jobs.corpus.schema import DataError
+from configs.errors import user_error_inside
 
 MAX_READ_BLOCKS = 2000
 """Above this, a read task takes several units: Ray Data's scheduling costs some milliseconds a task."""
+
+RETRY_ADVICE = "\nFailed to apply UDF transform"
+"""What Ray Data writes behind the message of every error raised in a task (ray/data/_internal/util.py)."""
 
 Report = dict[str, Any]
 """JSON-ready counts and file names of one partition."""
@@ -41,7 +44,7 @@ def run_partitions(
         write: called once per partition (more often after a loss), with all of its rows in any order.
 
     Raises:
-        DataError: as raised inside `read` or `write`.
+        UserError: as raised inside `read` or `write`.
     """
     _be_quiet()
     reports: dict[int, Report] = {}
@@ -70,7 +73,8 @@ def run_partitions(
             reports[report["partition"]] = report["report"]
             progress(label, len(reports), partitions)
     except RayError as error:
-        raise _data_error_inside(error) or error from None
+        known = user_error_inside(error)
+        raise error if known is None else type(known)(str(known).partition(RETRY_ADVICE)[0]) from None
     progress(label, partitions, partitions)
     return [reports[partition] for partition in sorted(reports)]
 
@@ -89,10 +93,3 @@ def _be_quiet() -> None:
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     logging.getLogger("ray.data").setLevel(logging.WARNING)
-
-
-def _data_error_inside(error: BaseException | None) -> DataError | None:
-    """The DataError that a task raised, under Ray's wrappers; None where something else went wrong."""
-    while error is not None and not isinstance(error, DataError):
-        error = getattr(error, "cause", None) or error.__cause__
-    return DataError(str(error.args[0])) if isinstance(error, DataError) else None

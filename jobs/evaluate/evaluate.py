@@ -15,7 +15,7 @@ import ray
 from ray.exceptions import RayTaskError
 
 from cluster.storage import Store
-from configs.errors import UserError
+from configs.errors import user_error_inside
 from configs.schema.evaluation import EvaluateStage
 from jobs.corpus.collect import read_corpus_split
 from jobs.evaluate.heldout import EvaluationError, HeldoutDocument, conversation_prompt, first_documents
@@ -116,7 +116,7 @@ def _run_tasks(stage: EvaluateStage, tasks: dict[str, ScorerTask], progress: Pro
             del names[generator]
             continue
         except RayTaskError as error:
-            raise error.cause if isinstance(error.cause, UserError) else error from None
+            raise user_error_inside(error) or error from None
         done += 1
         match result:
             case SetScores():

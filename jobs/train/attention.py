@@ -15,10 +15,12 @@ from torch.nn import functional as F
 from torch.nn.attention.varlen import varlen_attn
 from transformers import AttentionInterface
 
+from configs.errors import UserError
+
 ATTENTION_NAME = "acclimate_packed"
 
 
-class UnsupportedModel(ValueError):
+class UnsupportedModel(UserError, ValueError):
     """The model computes something the engine does not; the message says what, and how to mend it."""
 
 

@@ -16,7 +16,7 @@ class HubState:
         self._sentences: list[str] = []
         self._stop = False
         self._ending: str | None = None
-        self._fatal: str | None = None
+        self._fatal: tuple[str, int] | None = None
         self._beats: dict[int, tuple[Beat, float]] = {}
 
     def report(self, metrics: dict[str, float]) -> bool:
@@ -55,11 +55,11 @@ class HubState:
     def ending(self) -> str | None:
         return self._ending
 
-    def fail(self, message: str) -> None:
-        self._fatal = message
+    def fail(self, message: str, exit_code: int) -> None:
+        self._fatal = message, exit_code
 
-    def fatal(self) -> str | None:
-        """What a restart cannot mend: a damaged shard, a loss that is not finite, a lost lease."""
+    def fatal(self) -> tuple[str, int] | None:
+        """What a restart cannot mend (a damaged shard, a loss that is not finite, a lost lease), and its exit code."""
         return self._fatal
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 
 from cluster.storage import Store
+from configs.errors import RunFailed
 from configs.schema.objectives import Lora
 from configs.schema.training import Optimizer
 from jobs.train.adapters import checkpoint_name
@@ -32,7 +33,7 @@ from jobs.train.one_rank import WholeModel, WholeRows
 from jobs.train.optimizer import AdamW
 
 
-class NonFiniteLoss(ArithmeticError):
+class NonFiniteLoss(RunFailed, ArithmeticError):
     """Loss or gradient is NaN or infinite on some rank; raised on every rank, before the weights change."""
 
 

@@ -23,9 +23,8 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from configs.errors import RunFailed, UserError
+from configs.errors import RunFailed, UserError, with_exit_code
 from jobs.train.hub import Hub
-from jobs.train.learner import NonFiniteLoss
 from jobs.train.liveness import Beat, Heart, slow_ranks
 from jobs.train.loop import Ending, Host, TrainJob, run_training
 
@@ -41,7 +40,7 @@ of Ray's, and we make none."""
 
 
 class TrainingFailed(RunFailed):
-    """The worker group was lost more often than `checkpoints.max_failures`, or a rank raised."""
+    """The worker group was lost more often than `checkpoints.max_failures`, or a rank met a bug."""
 
 
 class HubReporter:
@@ -89,7 +88,7 @@ def _rank(config: dict[str, _RankConfig]) -> None:
     hub = config["rank"].hub
     fatal = ray.get(hub.fatal.remote())
     if fatal is not None:
-        raise TrainingFailed(fatal)
+        raise TrainingFailed(fatal[0])
     rank = ray.train.get_context().get_world_rank()
     if rank == 0:
         ray.get(hub.forget_ranks.remote())
@@ -103,9 +102,9 @@ def _rank(config: dict[str, _RankConfig]) -> None:
     heart = Heart(rank, beat)
     try:
         ending = run_training(config["rank"].job, Host(HubReporter(hub), say, heart.at))
-    except (UserError, NonFiniteLoss) as error:
+    except UserError as error:
         # It has to be raised, so that the other ranks are not waited for; the restarts that follow end at once above.
-        ray.get(hub.fail.remote(str(error)))
+        ray.get(hub.fail.remote(str(error), error.exit_code))
         raise
     finally:
         heart.stop()
@@ -115,7 +114,7 @@ def _rank(config: dict[str, _RankConfig]) -> None:
 
 
 def train_on_ray(job: TrainJob, listener: Listener) -> Ending:
-    """Runs a training job on the connected Ray. Raises TrainingFailed."""
+    """Runs a training job on the connected Ray. Raises TrainingFailed, and UserErrors with the exit code of what a rank raised."""
     # Beside the driver: a hub on another host would be lost with that host.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     hub = Hub.options(scheduling_strategy=here).remote()
@@ -143,7 +142,9 @@ def train_on_ray(job: TrainJob, listener: Listener) -> Ending:
             trainer.fit()
         except Exception as error:
             fatal = ray.get(hub.fatal.remote())
-            raise TrainingFailed(f"{job.name}: {fatal or _root_cause(error)}") from error
+            if fatal is not None:
+                raise with_exit_code(fatal[1], f"{job.name}: {fatal[0]}") from error
+            raise TrainingFailed(f"{job.name}: {_root_cause(error)}") from error
         finally:
             done.set()
     pump.result()

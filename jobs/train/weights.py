@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from cluster.storage import Store
+from configs.errors import UserError
 
 PIECE_BYTES = 8 << 20
 """8 MiB in one read: far above a request's latency at S3 speeds, and small beside the rows of any model worth sharding."""
@@ -33,7 +34,7 @@ DTYPES = {
 PICKLES = re.compile(r".*\.(bin|pt|pth)")
 
 
-class WeightsError(ValueError):
+class WeightsError(UserError, ValueError):
     """The weights of a model directory cannot be used; the message says which tensor or file, and how to mend it."""
 
 
