@@ -43,6 +43,9 @@ MODEL_FILES = (
 """What is mirrored and fingerprinted, at the top of the directory only. Optimizer states, other frameworks' weights and
 pickles do not count; a text file that may hold a licence does."""
 
+WINDOW_KEYS = ("max_position_embeddings", "n_positions", "n_ctx", "seq_length")
+"""How families call the longest input in config.json; the last three: GPT-2, older GPTs, BLOOM."""
+
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
@@ -130,13 +133,13 @@ def check_model(directory: Store) -> ModelFacts:
     for tensor in tensors.values():
         bytes_of[str(tensor.dtype).removeprefix("torch.")] += math.prod(tensor.shape) * tensor.dtype.itemsize
     tokenizer_config = _read_json(directory, "tokenizer_config.json") if "tokenizer_config.json" in files else {}
-    text_config = config.get("text_config", config)
+    text_config = config.get("text_config") or config
     return ModelFacts(
         architecture=config["architectures"][0],
         parameters=sum(math.prod(tensor.shape) for tensor in tensors.values()),
         dtype=bytes_of.most_common(1)[0][0],
         vocabulary=_required(directory, text_config, "vocab_size"),
-        context=text_config.get("max_position_embeddings"),
+        context=next((text_config[key] for key in WINDOW_KEYS if text_config.get(key) is not None), None),
         eos_token=_token_text(tokenizer_config.get("eos_token")),
         eos_token_ids=_eos_token_ids(directory, files, text_config),
         has_chat_template=any(name in files for name in ("chat_template.jinja", "chat_template.json"))
@@ -159,7 +162,10 @@ def _matches(name: str, patterns: Iterable[str]) -> bool:
 def _weight_files(directory: Store, files: dict[str, FileInfo]) -> list[str]:
     if INDEX not in files:
         return sorted(name for name in files if _matches(name, (WEIGHTS,)))
-    shards = sorted(set(_read_json(directory, INDEX)["weight_map"].values()))
+    index = _read_json(directory, INDEX)
+    if not isinstance(index.get("weight_map"), dict):
+        raise ModelError(f"{directory.path(INDEX)} has no `weight_map`. Download or copy it again.")
+    shards = sorted(set(index["weight_map"].values()))
     missing = [name for name in shards if name not in files]
     if missing:
         raise ModelError(
@@ -191,6 +197,9 @@ def _required(directory: Store, config: dict[str, Any], key: str) -> Any:
 
 def _read_json(directory: Store, name: str) -> dict[str, Any]:
     try:
-        return directory.read_json(name)
+        values = directory.read_json(name)
     except ValueError as error:
         raise ModelError(f"{directory.path(name)} is not JSON ({error}). Download or copy it again.") from error
+    if not isinstance(values, dict):
+        raise ModelError(f"{directory.path(name)} is a JSON {type(values).__name__}, not an object. Download it again.")
+    return values

@@ -39,6 +39,17 @@ class HubModel:
     """Of the large files; the hub names no sha256 for small ones."""
 
 
+def pinned_commit(source: str) -> str:
+    """The commit that a source names, without asking the hub. Raises ModelError where it names none."""
+    match = SOURCE.fullmatch(source)
+    if match is None:
+        raise ModelError(f"source: {source} is not of the form hf:ORG/NAME@COMMIT.")
+    repository, revision = match["repository"], match["revision"]
+    if revision is None or not COMMIT.fullmatch(revision):
+        raise ModelError(_pin_it(repository, revision))
+    return revision
+
+
 def hub_model(source: str) -> HubModel:
     """Asks the hub for the files of a pinned commit.
 
@@ -46,12 +57,8 @@ def hub_model(source: str) -> HubModel:
         ModelError: no such model, no access, no connection; or a revision that is missing or can move (a branch, a tag),
             with the commit to write instead where the hub tells it.
     """
-    match = SOURCE.fullmatch(source)
-    if match is None:
-        raise ModelError(f"source: {source} is not of the form hf:ORG/NAME@COMMIT.")
-    repository, revision = match["repository"], match["revision"]
-    if revision is None or not COMMIT.fullmatch(revision):
-        raise ModelError(_pin_it(repository, revision))
+    revision = pinned_commit(source)
+    repository = source.removeprefix(PREFIX).partition("@")[0]
     info = _ask(repository, revision)
     files, sha256 = [], {}
     for sibling in info.siblings or []:

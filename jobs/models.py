@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from cluster.storage import FileInfo, Store
 from configs.schema.run import ARTIFACT_PREFIX, ModelStage
+from jobs.fingerprint import file_sha256
 from jobs.model_files import (
     WEIGHTS_SUFFIX,
     ModelError,
@@ -25,7 +26,7 @@ from jobs.model_files import (
     counting_files,
     needs_remote_code,
 )
-from jobs.model_hub import PREFIX, HubModel, download, hub_model
+from jobs.model_hub import PREFIX, HubModel, download, hub_model, pinned_commit
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -72,6 +73,14 @@ def resolve_source(source: str) -> ResolvedModel:
         return _resolved(source, store.files(), store, lambda files: _s3_fingerprint(store, files))
     store = source_directory(source)
     return _resolved(source, store.files(), store, lambda files: _local_fingerprint(Path(store.root), files))
+
+
+def source_fingerprint(source: str) -> str:
+    """The fingerprint of `resolve_source`. Asks no hub where the commit is given: it is the fingerprint.
+
+    Raises ModelError.
+    """
+    return pinned_commit(source) if source.startswith(PREFIX) else resolve_source(source).fingerprint
 
 
 def source_directory(source: str) -> Store:
@@ -136,7 +145,7 @@ def _settle_small_files(stage: ModelStage, model: Store, template: str | None) -
     require_trust(stage, model)
     if template is not None:
         _set_template(model, template)
-        check_chat_template(model, template)
+        check_chat_template(model, template, stage.trust_remote_code)
 
 
 def require_trust(stage: ModelStage, model: Store) -> None:
@@ -148,11 +157,11 @@ def require_trust(stage: ModelStage, model: Store) -> None:
         )
 
 
-def check_chat_template(model: Store, template: str | None) -> None:
+def check_chat_template(model: Store, template: str | None, trust_remote_code: bool = False) -> None:
     """Raises TemplateError where `template`, or without one the model's own, cannot be trained with."""
     from jobs.corpus.template import check_template, end_token_ids
 
-    tokenizer = load_tokenizer(model)
+    tokenizer = load_tokenizer(model, trust_remote_code)
     if template is not None:
         tokenizer.chat_template = template
     check_template(tokenizer, end_token_ids(model, tokenizer))
@@ -170,11 +179,7 @@ def _resolved(
 
 
 def _local_fingerprint(directory: Path, files: list[FileInfo]) -> str:
-    entries = []
-    for file in files:
-        with open(directory / file.name, "rb") as opened:
-            entries.append([file.name, file.size, hashlib.file_digest(opened, "sha256").hexdigest()])
-    return _digest(entries)
+    return _digest([[file.name, file.size, file_sha256(directory / file.name)] for file in files])
 
 
 def _s3_fingerprint(store: Store, files: list[FileInfo]) -> str:
@@ -210,12 +215,22 @@ def _set_template(model: Store, template: str) -> None:
             model.write_json("tokenizer_config.json", config)
 
 
-def load_tokenizer(model: Store) -> "PreTrainedTokenizerBase":
-    """The tokenizer of a model directory on disk or S3, through a copy of its small files; never from a hub."""
+def load_tokenizer(model: Store, trust_remote_code: bool = False) -> "PreTrainedTokenizerBase":
+    """The tokenizer of a model directory on disk or S3, through a copy of its small files; never from a hub.
+
+    Raises ModelError where transformers cannot read it.
+    """
     from transformers import AutoTokenizer
 
     with tempfile.TemporaryDirectory(prefix="acclimate-tokenizer-") as scratch:
         for file in counting_files(model.files()):
             if not file.name.endswith(".safetensors"):
                 model.get(file.name, Path(scratch) / file.name)
-        return AutoTokenizer.from_pretrained(scratch, local_files_only=True)
+        try:
+            return AutoTokenizer.from_pretrained(scratch, local_files_only=True, trust_remote_code=trust_remote_code)
+        except Exception as error:  # transformers and tokenizers raise whatever parsing raises
+            said = " ".join(str(error).split()).replace(scratch, model.root)[:300]
+            raise ModelError(
+                f"{model.root}: its tokenizer or config.json cannot be read ({type(error).__name__}: {said}). Copy the "
+                "tokenizer files of the model it came from."
+            ) from error

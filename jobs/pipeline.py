@@ -14,11 +14,16 @@ from typing import Any
 from cluster.artifacts import Artifact, artifact_directory, artifact_key, attempt, find_artifact, find_named
 from cluster.session import versions
 from cluster.storage import Store
-from configs.errors import Stopped
+from configs.errors import Stopped, UserError
 from configs.loader import Loaded
-from configs.schema.run import ARTIFACT_PREFIX, Run, Stage, stage_inputs
+from configs.schema.corpus import CorpusStage
+from configs.schema.run import ARTIFACT_PREFIX, ModelStage, Run, Stage, stage_inputs
 from configs.schema.training import TrainStage
 from jobs.stages import STAGE_VERSIONS, Outcome, StageContext, identity, run_stage
+
+
+class InputsChanged(UserError):
+    """Files from outside were changed between planning and the end of the stage that read them."""
 
 
 class State(Enum):
@@ -113,13 +118,31 @@ def _compute(run: Run, plan: PlannedStage, inputs: dict[str, Artifact], store: S
                 _stop_if_asked(watch, plan)
 
         context = StageContext(run, plan.name, inputs, own, store, progress, watch.metrics, watch.say, watch.stop_asked)
+        _require_unchanged(run, plan)
         outcome = run_stage(plan.stage, context)
+        _require_unchanged(run, plan)
         own.commit(_record(run, plan, outcome, began))
         watch.finished(plan, outcome, time.time() - began)
     artifact = find_artifact(store, kind, plan.key)
     assert artifact is not None, plan.key
     _remove_scratch(artifact)
     return artifact
+
+
+def _require_unchanged(run: Run, plan: PlannedStage) -> None:
+    """Raises InputsChanged where inputs from outside are not those the key was made of: the record would name others."""
+    if not isinstance(plan.stage, ModelStage | CorpusStage):
+        return
+    now = identity(plan.stage, run.seed)
+    if now != plan.config:
+        before = {uri: rest for uri, *rest in plan.config.get("inputs", [])}
+        after = {uri: rest for uri, *rest in now.get("inputs", [])}
+        files = sorted(uri for uri in {**before, **after} if before.get(uri) != after.get(uri))
+        shown = ", ".join(files[:3]) or ", ".join(sorted(key for key in now if now[key] != plan.config.get(key)))
+        raise InputsChanged(
+            f"stages.{plan.name}: {shown} changed while the run was working, so its result belongs to neither state and was "
+            "not kept. Run again when nobody writes there any more; what else is done stays done."
+        )
 
 
 def _stop_if_asked(watch: Watch, plan: PlannedStage) -> None:

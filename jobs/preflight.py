@@ -1,34 +1,30 @@
 """What can be known before anything expensive starts: what a stage will read, and whether it fits.
 
-`describe` is one line per stage for `acclimate plan`; `check` raises what would fail later:
+`describe` is one line per stage for `acclimate plan`; `foresee` and `check` raise what would fail later:
 
-    writers -> inputs that stand -> shards, byte by byte -> models: files, memory, architecture, chat template -> disk
+    inputs that stand -> first rows of the sources -> models: files, architecture, context, template, memory -> disk
+    `check` before: writers; after: shards, byte by byte
 """
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from cluster.artifacts import Artifact, ArtifactNotFound, artifact_directory, find_artifact
 from cluster.lease import require_free
 from cluster.storage import Store
-from configs.errors import DoesNotFit
+from configs.errors import UserError
 from configs.schema.corpus import CorpusStage, ShardsStage
 from configs.schema.evaluation import EvaluateStage, ReportStage
 from configs.schema.run import ModelStage, Run, stage_inputs
 from configs.schema.training import ExampleStage, LanguageModelStage, TrainStage
+from jobs.fit import StageSpace, check_cpus, check_disk, check_memory, training_space
 from jobs.pipeline import PlannedStage
+from jobs.stages import trusts_code
 
-STATE_BYTES_PER_PARAMETER = 16
-"""fp32 master, gradient and two AdamW moments."""
-COPY_BYTES_PER_PARAMETER = 14
-"""Beside the state: the copy a checkpoint is written from (12) and the bf16 weights of the forward pass (2)."""
-RANK_BASELINE_GIB = 0.7
-"""Resident memory of a Python process with torch, transformers and ray imported; measured."""
-ACTIVATION_BYTES_PER_TOKEN_AND_LAYER = 34
-"""Times hidden size: bytes of a transformer layer's activations in 16 bit (Korthikanti et al. 2022, arXiv 2205.05198, eq. 2)."""
+
+class ContextTooLong(UserError):
+    """Rows longer than the model reads, or than a batch holds."""
 
 
 def describe(planned: PlannedStage) -> dict[str, Any]:
@@ -64,16 +60,31 @@ def describe(planned: PlannedStage) -> dict[str, Any]:
 
 
 def check(run: Run, waiting: list[PlannedStage], store: Store) -> None:
-    """Raises LeaseHeld, ArtifactNotFound, ShardError, ModelError, TemplateError or DoesNotFit: what would fail after
-    minutes of work. A model that is still at a hub is looked at when it was fetched.
-    """
+    """Raises what `foresee` does, LeaseHeld and ShardError: what would fail after minutes of work."""
     for planned in waiting:
         require_free(artifact_directory(store, planned.stage.stage, planned.key))
-    _check_parents(waiting, store)
+    foresee(run, waiting, store)
     _check_shards(waiting, store)
-    _check_cpus(run, waiting)
-    _check_models(run, waiting, store)
-    _check_disk(waiting, store)
+
+
+def foresee(run: Run, waiting: list[PlannedStage], store: Store) -> None:
+    """Raises ArtifactNotFound, DataError, ModelError, UnsupportedModel, WeightsError, TemplateError, ContextTooLong or
+    DoesNotFit. A model that is still at a hub is looked at when it was fetched.
+    """
+    _check_parents(waiting, store)
+    for planned in waiting:
+        if isinstance(planned.stage, LanguageModelStage):
+            _check_batch(planned, planned.stage, _row_tokens(run, planned, store))
+        if isinstance(planned.stage, CorpusStage):
+            from jobs.corpus.inputs import find_inputs
+            from jobs.corpus.probe import check_sources
+
+            check_sources(planned.name, planned.stage, find_inputs(planned.stage, Path.cwd()))
+    check_cpus(run, waiting)
+    by_name = {planned.name: planned for planned in waiting}
+    spaces = [_check_model(run, planned, by_name, store) for planned in waiting]
+    if waiting:
+        check_disk(store, spaces)
 
 
 @dataclass(frozen=True)
@@ -83,6 +94,7 @@ class Origin:
     directory: Store
     template: str | None
     """The Jinja text that the import will set; None where the model keeps its own."""
+    trust_remote_code: bool
 
 
 def _check_parents(waiting: list[PlannedStage], store: Store) -> None:
@@ -105,44 +117,109 @@ def _check_shards(waiting: list[PlannedStage], store: Store) -> None:
         verify_shards(shards.content)
 
 
-def _check_models(run: Run, waiting: list[PlannedStage], store: Store) -> None:
+def _check_model(run: Run, planned: PlannedStage, waiting: dict[str, PlannedStage], store: Store) -> StageSpace:
+    """Looks at the models a stage reads; the disk space it will take."""
+    match planned.stage:
+        case ModelStage() as stage:
+            return StageSpace(planned.name, _check_import(planned, stage, store))
+        case ShardsStage() as stage:
+            origin = _origin(planned, "model", waiting, store)
+            if origin is not None:
+                _check_rows(planned.name, stage, origin)
+        case TrainStage() as stage:
+            origin = _origin(planned, "model", waiting, store)
+            if origin is not None:
+                return _check_training(run, planned, stage, origin, store)
+        case EvaluateStage() as stage:
+            for key, name in ((f"models.{index}", name) for index, name in enumerate(stage.models)):
+                origin = _origin(planned, key, waiting, store)
+                if origin is not None:
+                    for chosen, tokens in ((chosen, found.tokens) for chosen, found in stage.sets.items()):
+                        _check_context(f"stages.{planned.name}.sets.{chosen}.tokens", tokens, name, origin)
+        case _:
+            pass
+    return StageSpace(planned.name, 0)
+
+
+def _check_import(planned: PlannedStage, stage: ModelStage, store: Store) -> int:
+    """The bytes that will be copied."""
     from jobs.model_files import check_model
-    from jobs.models import check_chat_template, require_trust
+    from jobs.models import check_chat_template, require_trust, resolve_source
 
-    by_name = {planned.name: planned for planned in waiting}
-    for planned in waiting:
-        match planned.stage:
-            case ModelStage() as stage:
-                origin = _source(planned, store)
-                if origin is not None:
-                    check_model(origin.directory)
-                    require_trust(stage, origin.directory)
-                    if origin.template is not None:
-                        check_chat_template(origin.directory, origin.template)
-            case ShardsStage(rows="messages" | "preferences" | "thumbs"):
-                origin = _origin(planned, by_name, store)
-                if origin is not None:
-                    check_chat_template(origin.directory, origin.template)
-            case TrainStage() as stage:
-                origin = _origin(planned, by_name, store)
-                if origin is not None:
-                    parameters = check_model(origin.directory).parameters
-                    if run.cluster.address == "local":
-                        _check_memory(planned.name, stage, parameters, origin.directory)
-                    _check_continued(planned, stage, store)
-                    _check_trainable(stage, origin.directory, _context(planned, by_name, store))
-            case _:
-                pass
+    origin = _source(planned, store)
+    if origin is None:
+        return resolve_source(stage.source).total_bytes
+    check_model(origin.directory)
+    require_trust(stage, origin.directory)
+    if origin.template is not None:
+        check_chat_template(origin.directory, origin.template, stage.trust_remote_code)
+    return sum(file.size for file in origin.directory.files())
 
 
-def _origin(planned: PlannedStage, waiting: dict[str, PlannedStage], store: Store) -> Origin | None:
-    """The files behind the `model` of a stage: training changes numbers only. None where they are still at a hub."""
-    finished = _parent(planned, "model", store)
+def _check_rows(name: str, stage: ShardsStage, origin: Origin) -> None:
+    from jobs.corpus.shards import document_end_id
+    from jobs.models import check_chat_template, load_tokenizer
+
+    _check_context(f"stages.{name}.context", stage.context, stage.model, origin)
+    if stage.rows == "text":
+        document_end_id(stage, load_tokenizer(origin.directory, origin.trust_remote_code))
+    else:
+        check_chat_template(origin.directory, origin.template, origin.trust_remote_code)
+
+
+def _check_training(run: Run, planned: PlannedStage, stage: TrainStage, origin: Origin, store: Store) -> StageSpace:
+    from jobs.model_files import check_model
+    from jobs.train.trainable import require_trainable
+
+    facts = check_model(origin.directory)
+    row_tokens = _row_tokens(run, planned, store)
+    if row_tokens is not None:
+        _check_context(f"stages.{stage.shards}.context", row_tokens, stage.model, origin)
+    _check_continued(planned, stage, store)
+    shape = require_trainable(origin.directory, origin.trust_remote_code, stage, row_tokens)
+    if run.cluster.address == "local":
+        check_memory(planned.name, stage, facts.parameters, shape.layers, shape.hidden)
+    return training_space(planned.name, stage, shape.trained, facts.bytes)
+
+
+def _check_context(key: str, tokens: int, model: str, origin: Origin) -> None:
+    from jobs.model_files import check_model
+
+    window = check_model(origin.directory).context
+    if window is not None and tokens > window:
+        raise ContextTooLong(
+            f"{key}: {tokens} tokens are more than {model} reads: its config.json says max_position_embeddings {window}. "
+            f"Set {key} to {window} or less."
+        )
+
+
+def _check_batch(planned: PlannedStage, stage: LanguageModelStage, row_tokens: int | None) -> None:
+    if row_tokens is not None and stage.batch_tokens < row_tokens:
+        raise ContextTooLong(
+            f"stages.{planned.name}.batch_tokens: {stage.batch_tokens} tokens hold no row of {stage.shards}, which has "
+            f"{row_tokens}. Set stages.{planned.name}.batch_tokens to {row_tokens} or more, or lower"
+            f" the context of {stage.shards}."
+        )
+
+
+def _row_tokens(run: Run, planned: PlannedStage, store: Store) -> int | None:
+    """The context of the shards that a stage trains on."""
+    assert isinstance(planned.stage, TrainStage), planned.name
+    shards = run.stages.get(planned.stage.shards)
+    if isinstance(shards, ShardsStage):
+        return shards.context
+    finished = _parent(planned, "shards", store)
+    return None if finished is None else int(finished.record["settings"]["context"])
+
+
+def _origin(planned: PlannedStage, key: str, waiting: dict[str, PlannedStage], store: Store) -> Origin | None:
+    """The files behind a model that a stage reads: training changes numbers only. None where they are still at a hub."""
+    finished = _parent(planned, key, store)
     if finished is not None:
-        return Origin(finished.content.below("model"), None)
-    [name] = [name for key, _, name in stage_inputs(planned.stage) if key == "model"]
+        return Origin(finished.content.below("model"), None, trusts_code(store, finished))
+    [name] = [name for input_key, _, name in stage_inputs(planned.stage) if input_key == key]
     before = waiting[name]
-    return _origin(before, waiting, store) if isinstance(before.stage, TrainStage) else _source(before, store)
+    return _origin(before, "model", waiting, store) if isinstance(before.stage, TrainStage) else _source(before, store)
 
 
 def _source(planned: PlannedStage, store: Store) -> Origin | None:
@@ -156,33 +233,13 @@ def _source(planned: PlannedStage, store: Store) -> Origin | None:
         return None
     artifact = _parent(planned, "source", store) if planned.parents else None
     directory = source_directory(stage.source) if artifact is None else artifact.content.below("model")
-    return Origin(directory, template)
+    return Origin(directory, template, stage.trust_remote_code)
 
 
 def _parent(planned: PlannedStage, key: str, store: Store) -> Artifact | None:
     """The finished artifact behind an input of a stage; None where it is not computed yet."""
     kind, _, parent_key = planned.parents[key].rpartition("-")
     return find_artifact(store, kind, parent_key)
-
-
-def training_bytes(stage: TrainStage, parameters: int, layers: int, hidden: int) -> int:
-    """Host memory of all ranks of a training stage on one CPU machine, in bytes."""
-    state = parameters * (STATE_BYTES_PER_PARAMETER + COPY_BYTES_PER_PARAMETER)
-    per_token = hidden * layers * (2 if stage.activation_checkpointing else ACTIVATION_BYTES_PER_TOKEN_AND_LAYER)
-    per_rank = RANK_BASELINE_GIB * 2**30 + stage.micro_batch_tokens * per_token
-    return int(state + stage.resources.ranks * per_rank)
-
-
-def _check_memory(name: str, stage: TrainStage, parameters: int, model: Store) -> None:
-    config = model.read_json("config.json")
-    free = psutil.virtual_memory().available
-    needed = training_bytes(stage, parameters, config["num_hidden_layers"], config["hidden_size"])
-    if needed > free and not stage.resources.gpus_per_rank:
-        raise DoesNotFit(
-            f"stages.{name} needs about {needed / 2**30:.1f} GiB of memory for {parameters / 1e6:.0f} M parameters "
-            f"on {stage.resources.ranks} ranks, {free / 2**30:.1f} GiB are free. Lower stages.{name}.micro_batch_tokens "
-            f"(now {stage.micro_batch_tokens}), set activation_checkpointing: true, or take a smaller model."
-        )
 
 
 def _check_continued(planned: PlannedStage, stage: TrainStage, store: Store) -> None:
@@ -194,55 +251,3 @@ def _check_continued(planned: PlannedStage, stage: TrainStage, store: Store) -> 
     model = _parent(planned, "model", store)
     if stage.lora is not None and stage.lora.start == "continue" and model is not None:
         check_same_adapters(adapters_of(store, model).adapter, stage.lora)
-
-
-def _context(planned: PlannedStage, waiting: dict[str, PlannedStage], store: Store) -> int:
-    """Tokens of the longest row that a training stage may read."""
-    finished = _parent(planned, "shards", store)
-    if finished is not None:
-        return int(finished.content.read_json("manifest.json")["context"])
-    [name] = [name for key, _, name in stage_inputs(planned.stage) if key == "shards"]
-    shards = waiting[name].stage
-    assert isinstance(shards, ShardsStage), name
-    return shards.context
-
-
-def _check_trainable(stage: TrainStage, model: Store, context: int) -> None:
-    """Raises ModelError, or AdapterError where `lora` does not fit."""
-    from jobs.model_files import ModelError
-    from jobs.train.attention import UnsupportedModel
-    from jobs.train.model import build_on_meta, check_length, read_config
-
-    try:
-        module = build_on_meta(read_config(model, trust_remote_code=False), trust_remote_code=False, lora=stage.lora)
-        if module.longest_segment is not None:
-            check_length(context, module.longest_segment)
-    except UnsupportedModel as error:
-        raise ModelError(f"{model.root} cannot be trained: {error}") from error
-
-
-def _check_cpus(run: Run, waiting: list[PlannedStage]) -> None:
-    """Ray would wait for ever for ranks that a Ray started here has no room for; a cluster may grow."""
-    if run.cluster.address != "local":
-        return
-    for planned in waiting:
-        if isinstance(planned.stage, TrainStage | EvaluateStage):
-            resources = planned.stage.resources
-            needed = resources.ranks * resources.threads_per_rank
-            if needed > run.cluster.offered_cpus:
-                raise DoesNotFit(
-                    f"stages.{planned.name}.resources asks for {resources.ranks} ranks of {resources.threads_per_rank} threads; "
-                    f"the Ray started here offers {run.cluster.offered_cpus} CPUs. Ask for fewer, or set cluster.logical_cpus."
-                )
-
-
-def _check_disk(waiting: list[PlannedStage], store: Store) -> None:
-    if store.is_s3 or not waiting:
-        return
-    free = psutil.disk_usage(store.root).free
-    needed = 2**30 * (1 + 2 * sum(isinstance(planned.stage, TrainStage) for planned in waiting))
-    if free < needed:
-        raise DoesNotFit(
-            f"{store.root} has {free / 2**30:.1f} GiB left; checkpoints and models of this run need about "
-            f"{needed / 2**30:.0f} GiB. Free some, or set `store` to another disk or s3://."
-        )

@@ -11,12 +11,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cluster.artifacts import Artifact, Attempt, ancestors
+from cluster.artifacts import Artifact, Attempt, ancestors, find_artifact
 from cluster.storage import Store
 from configs.errors import Stopped
 from configs.schema.corpus import CorpusStage, ShardsStage
 from configs.schema.evaluation import EvaluateStage, ReportStage
-from configs.schema.run import ModelStage, Run, Stage, stage_inputs
+from configs.schema.run import UNKNOWN_LICENCE, ModelStage, Run, Stage, stage_inputs
 from configs.schema.training import AnyTrainStage, KtoStage, LanguageModelStage, TrainStage
 from configs.schema.tree import hashed_values
 
@@ -68,10 +68,10 @@ def identity(stage: Stage, seed: int) -> dict[str, Any]:
         config.pop(key, None)
     match stage:
         case ModelStage():
-            from jobs.models import resolve_source, template_text
+            from jobs.models import source_fingerprint, template_text
 
             if not stage_inputs(stage):
-                config["source"] = resolve_source(stage.source).fingerprint
+                config["source"] = source_fingerprint(stage.source)
             if stage.chat_template is not None:
                 config["chat_template"] = template_text(stage.chat_template)
         case CorpusStage():
@@ -110,7 +110,18 @@ def summary_line(outcome: Outcome) -> str:
     for name, value in {**outcome.counts, **outcome.metrics}.items():
         if isinstance(value, int | float):
             words.append(f"{name.replace('_', ' ')} {f'{value:,}' if isinstance(value, int) else f'{value:.4g}'}")
+        elif name == "quarantined" and value:
+            words.append("quarantined " + ", ".join(f"{count:,} {reason}" for reason, count in value.items()))
     return ": " + ", ".join(words) if words else ""
+
+
+def trusts_code(store: Store, model: Artifact) -> bool:
+    """Whether the model stage that a model comes from was told to run the Python files beside the weights."""
+    origin: Artifact | None = model
+    while origin is not None and origin.kind != "model":
+        kind, _, key = origin.record["parents"]["model"].rpartition("-")
+        origin = find_artifact(store, kind, key)
+    return origin is not None and bool(origin.record["settings"]["trust_remote_code"])
 
 
 def _model(stage: ModelStage, context: StageContext) -> Outcome:
@@ -118,7 +129,10 @@ def _model(stage: ModelStage, context: StageContext) -> Outcome:
 
     source = context.inputs["source"].content.below("model").root if context.inputs else stage.source
     facts = import_model(stage, resolve_source(source), context.content, context.progress)
-    return Outcome(counts={"parameters": facts.parameters, "bytes": facts.bytes}, licences=[stage.licence])
+    licences = {stage.licence, *_licences(context)}
+    if len(licences) > 1:
+        licences.discard(UNKNOWN_LICENCE)  # the default; the parent's says more
+    return Outcome(counts={"parameters": facts.parameters, "bytes": facts.bytes}, licences=sorted(licences))
 
 
 def _corpus(stage: CorpusStage, context: StageContext) -> Outcome:
@@ -179,7 +193,6 @@ def _train(stage: AnyTrainStage, context: StageContext) -> Outcome:
         raise Stopped(f"{context.name} stopped at a step boundary; the same command goes on from there")
     history = context.content.read_json("history.json")
     steps_done = [entry for entry in history if "loss" in entry]
-    licences = sorted({*model.record["licences"], *shards.record["licences"]})
     return Outcome(
         metrics={
             "steps": len(steps_done),
@@ -188,7 +201,7 @@ def _train(stage: AnyTrainStage, context: StageContext) -> Outcome:
             **_heldout_changes(history),
         },
         counts={"tokens": int(sum(entry["tokens"] for entry in steps_done))},
-        licences=licences,
+        licences=sorted(_licences(context)),
     )
 
 
@@ -209,6 +222,11 @@ def check_rows_fit(name: str, stage: AnyTrainStage, shards: str, rows: str) -> N
         )
 
 
+def _licences(context: StageContext) -> set[str]:
+    """Of everything the stage reads."""
+    return {licence for artifact in context.inputs.values() for licence in artifact.record["licences"]}
+
+
 def _heldout_changes(history: list[dict[str, float]]) -> dict[str, float]:
     """Held-out metrics before and after: {heldout/loss_before: ..., heldout/loss: ...}."""
     measured = [entry for entry in history if "heldout/loss" in entry]
@@ -226,7 +244,9 @@ def _evaluate(stage: EvaluateStage, context: StageContext) -> Outcome:
     if stage.answers is not None:
         corpora[stage.answers.corpus] = context.inputs["answers.corpus"].content
     evaluation = evaluate(stage, models, corpora, context.content, context.progress)
-    return Outcome(metrics={"scores": evaluation["scores"], "changes": evaluation["changes"]})
+    return Outcome(
+        metrics={"scores": evaluation["scores"], "changes": evaluation["changes"]}, licences=sorted(_licences(context))
+    )
 
 
 def _report(stage: ReportStage, context: StageContext) -> Outcome:

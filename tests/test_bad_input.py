@@ -1,5 +1,6 @@
 """What a user can get wrong: found before Ray starts, said in one screen, with the exit code of configs/errors.py."""
 
+import gzip
 import json
 import os
 import shutil
@@ -51,6 +52,52 @@ def _broken_config(model: Path) -> None:
     (model / "config.json").write_text('{"architectures": [')
 
 
+def _empty_weights(model: Path) -> None:
+    (model / "model.safetensors").write_bytes(b"")
+
+
+def _header_of_a_list(model: Path) -> None:
+    (model / "model.safetensors").write_bytes((2).to_bytes(8, "little") + b"[]")
+
+
+def _broken_tokenizer(model: Path) -> None:
+    (model / "tokenizer.json").write_text('{"version": ')
+
+
+def _broken_index(model: Path) -> None:
+    (model / "model.safetensors.index.json").write_text('{"weights": {}}')
+
+
+def _config_of_a_list(model: Path) -> None:
+    (model / "config.json").write_text("[]")
+
+
+def _gpt2(model: Path) -> None:
+    sizes = {"n_embd": 64, "n_layer": 2, "n_head": 2, "n_positions": 1024, "vocab_size": 512}
+    dropout = dict.fromkeys(("attn_pdrop", "embd_pdrop", "resid_pdrop", "summary_first_dropout"), 0.0)
+    config = {"architectures": ["GPT2LMHeadModel"], "model_type": "gpt2", **sizes, **dropout}
+    (model / "config.json").write_text(json.dumps(config))
+
+
+def _picture_model(model: Path) -> None:
+    text = json.loads((model / "config.json").read_text())
+    config = {"architectures": ["LlavaForConditionalGeneration"], "model_type": "llava", "text_config": text}
+    (model / "config.json").write_text(json.dumps(config))
+
+
+def _translator(model: Path) -> None:
+    config = {"architectures": ["T5ForConditionalGeneration"], "model_type": "t5", "vocab_size": 512, "dropout_rate": 0}
+    (model / "config.json").write_text(json.dumps(config))
+
+
+def _other_sizes(model: Path) -> None:
+    _configured(model, num_hidden_layers=3)
+
+
+def _odd_heads(model: Path) -> None:
+    _configured(model, num_attention_heads="many")
+
+
 def _configured(model: Path, **changes: object) -> None:
     config = json.loads((model / "config.json").read_text())
     (model / "config.json").write_text(json.dumps({**config, **changes}))
@@ -82,6 +129,16 @@ def _turning_angles(model: Path) -> None:
         (_encoder, ("cannot be trained", "not-a-model")),
         (_experts, ("cannot be trained", "num_local_experts = 4", "choose a dense model")),
         (_turning_angles, ("cannot be trained", "longrope", "`context` of at most 100")),
+        (_empty_weights, ("model.safetensors", "fetch it again")),
+        (_header_of_a_list, ("model.safetensors", "fetch it again")),
+        (_broken_tokenizer, ("tokenizer or config.json cannot be read", "Copy the tokenizer files")),
+        (_broken_index, ("model.safetensors.index.json", "again")),
+        (_config_of_a_list, ("config.json",)),
+        (_gpt2, ("cannot be trained", "GPT2", "only decoders laid out like Llama")),
+        (_picture_model, ("cannot be trained", "Llava")),
+        (_translator, ("cannot be trained", "T5")),
+        (_other_sizes, ("the weights do not fit config.json", "model.layers.2")),
+        (_odd_heads, ("cannot be read", "num_attention_heads")),
     ],
 )
 def test_a_model_that_cannot_be_used(
@@ -120,11 +177,11 @@ def test_a_port_in_use(model: Path) -> None:
     require_refused(answer, 2, f"port {port}", f"process {os.getpid()}", f"--port {port + 1}")
 
 
-def test_too_little_memory(toy: ToyRun, model: Path) -> None:
-    config = json.loads((model / "config.json").read_text())
-    (model / "config.json").write_text(json.dumps({**config, "hidden_size": 10**6, "num_hidden_layers": 10**4}))
-    told = ("stages.cpt needs about", "GiB are free", "stages.cpt.micro_batch_tokens")
-    require_refused(acclimate("run", str(toy.config)), 3, *told, store=toy.store)
+def test_too_little_memory(toy: ToyRun) -> None:
+    told = ("stages.cpt needs about", "GiB are free", "stages.cpt.micro_batch_tokens (now 1000000000)")
+    for verb in ("run", "plan"):
+        answer = acclimate(verb, str(toy.config), "stages.cpt.micro_batch_tokens=1000000000")
+        require_refused(answer, 3, *told, store=toy.store)
 
 
 def test_a_typo_in_the_config(toy: ToyRun) -> None:
@@ -169,3 +226,64 @@ def test_a_corpus_that_matches_nothing(toy: ToyRun, tmp_path: Path) -> None:
     for verb in ("run", "plan"):
         answer = acclimate(verb, str(toy.config), f"stages.papers.sources.made_up.path={nothing}")
         require_refused(answer, 2, "sources.made_up.path", nothing, "It must be a file", store=toy.store)
+
+
+def test_rows_longer_than_the_model_reads(toy: ToyRun) -> None:
+    for verb in ("run", "plan"):
+        answer = acclimate(verb, str(toy.config), "stages.texts.context=2048", "stages.cpt.batch_tokens=4096")
+        told = (
+            "stages.texts.context: 2048",
+            "max_position_embeddings 1024",
+            "Set stages.texts.context to 1024 or less",
+        )
+        require_refused(answer, 2, *told, store=toy.store)
+    answer = acclimate("plan", str(toy.config), "stages.evaluation.sets.texts.tokens=1025")
+    require_refused(answer, 2, "stages.evaluation.sets.texts.tokens: 1025", "to 1024 or less", store=toy.store)
+
+
+def test_a_batch_that_holds_no_row(toy: ToyRun) -> None:
+    for verb in ("run", "plan"):
+        answer = acclimate(verb, str(toy.config), "stages.cpt.batch_tokens=127")
+        told = ("stages.cpt.batch_tokens: 127", "no row of texts, which has 128", "batch_tokens to 128 or more")
+        require_refused(answer, 2, *told, store=toy.store)
+
+
+def test_a_document_end_that_is_no_token(toy: ToyRun) -> None:
+    answer = acclimate("run", str(toy.config), "stages.texts.document_end=<|nothing|>")
+    require_refused(answer, 2, "document_end", "<|nothing|>", "its special tokens are", store=toy.store)
+
+
+@pytest.mark.parametrize(
+    ("name", "format", "content", "told"),
+    [
+        ("empty.jsonl", "jsonl", b"", ("empty.jsonl: empty_file",)),
+        (
+            "key.jsonl",
+            "jsonl",
+            b'{"content": "x"}\n' * 5,
+            ("key.jsonl#1: unknown_fields: has ['content']; needs text",),
+        ),
+        ("latin.txt", "text", "für alle".encode("latin-1"), ("latin.txt: not_utf8", "0xfc")),
+        ("latin.jsonl", "jsonl", '{"text": "für"}\n'.encode("latin-1"), ("latin.jsonl#1: broken_json",)),
+        ("table.jsonl", "jsonl", b"PAR1\x15\x04\x15\n\x00PAR1", ("table.jsonl#1", "it is a Parquet file")),
+        ("packed.jsonl", "jsonl", gzip.compress(b'{"text": "x"}'), ("packed.jsonl#1", "it is gzip: name it .gz")),
+        ("cut.jsonl.gz", "jsonl", gzip.compress(b'{"text": "x"}')[:-9], ("cut.jsonl.gz: damaged_file",)),
+        ("papers.xml", "pubmed", b"<html><body/>", ("papers.xml: damaged_file",)),
+        ("array.jsonl", "jsonl", b'[{"text": "x"}]', ("array.jsonl#1: not_an_object: a list",)),
+    ],
+)
+def test_a_source_of_another_format(
+    toy: ToyRun, tmp_path: Path, name: str, format: str, content: bytes, told: tuple[str, ...]
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    source = [f"stages.papers.sources.made_up.{key}" for key in ("path", "format")]
+    for verb in ("run", "plan"):
+        answer = acclimate(verb, str(toy.config), f"{source[0]}={tmp_path / name}", f"{source[1]}={format}")
+        where = f"stages.papers.sources.made_up: no row can be read as `format: {format}`"
+        require_refused(answer, 2, where, *told, store=toy.store)
+
+
+def test_a_bad_row_among_good_ones_refuses_nothing(toy: ToyRun, tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text('{broken\n{"text": "a good row"}\n')
+    answer = acclimate("plan", str(toy.config), f"stages.papers.sources.made_up.path={tmp_path / 'rows.jsonl'}")
+    assert answer.code == 0, answer.stderr

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,13 +11,14 @@ from pathlib import Path
 import pytest
 import yaml
 
+import jobs.fit
 from cluster.artifacts import artifact_directory, attempt
 from cluster.lease import acquire
 from cluster.storage import Store
 from configs.loader import load_run
 from jobs.pipeline import PlannedStage, State, plan_run
 from jobs.preflight import check
-from tests.world.command import acclimate, acclimate_process, require_refused
+from tests.world.command import Answer, acclimate, acclimate_process, require_refused
 from tests.world.free_port import free_port
 from tests.world.s3 import Credentials, S3Server, s3_environment
 from tests.world.toy_run import ToyRun, write_toy_run
@@ -32,7 +34,15 @@ def _finish(planned: PlannedStage, store: Store, files: dict[str, bytes]) -> Sto
     with attempt(store, planned.stage.stage, planned.key) as own:
         for name, data in files.items():
             own.content.write(name, data)
-        own.commit({"name": planned.name, "parents": planned.parents, "licences": [], "config": planned.config})
+        own.commit(
+            {
+                "name": planned.name,
+                "parents": planned.parents,
+                "licences": [],
+                "config": planned.config,
+                "settings": planned.stage.model_dump(mode="json"),
+            }
+        )
     return own.content
 
 
@@ -108,6 +118,27 @@ def test_a_full_disk(toy: ToyRun, small_disk: Path) -> None:
             filler.write(bytes(4096))
     told = (str(small_disk), "No space left on device", "set `store`")
     require_refused(acclimate("run", str(toy.config), store), 3, *told)
+
+
+def test_a_disk_that_cannot_hold_the_checkpoints(toy: ToyRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tiny model has 106,816 numbers: 12 bytes each in a checkpoint, four of them for keep: 3, 4 in the export."""
+    monkeypatch.setattr(jobs.fit, "REST_BYTES", 0)
+    parameters, size = 106_816, 427_264 + 2_072
+    checkpoints = 12 * parameters * 4
+    imported = sum(
+        path.stat().st_size
+        for path in Path(yaml.safe_load(toy.config.read_text())["stages"]["base"]["source"]).iterdir()
+    )
+    needed = imported + size + size + checkpoints  # base and cpt stand while sft writes its checkpoints
+
+    def with_free(free: int) -> Answer:
+        usage = shutil.disk_usage("/")._replace(free=free)
+        monkeypatch.setattr(jobs.fit.psutil, "disk_usage", lambda path: usage)
+        return acclimate("plan", str(toy.config), "stages.cpt.checkpoints.keep=3", "stages.sft.checkpoints.keep=3")
+
+    assert with_free(needed).code == 0
+    told = (toy.store.root, "of it checkpoints of stages.sft", "Lower stages.sft.checkpoints.keep (now 3)", "s3://")
+    require_refused(with_free(needed - 1), 3, *told, store=toy.store)
 
 
 def test_a_store_that_is_a_file(toy: ToyRun, tmp_path: Path) -> None:

@@ -13,6 +13,8 @@ from configs.schema.tree import Node, PositiveInt, StageName, recorded_only
 ARTIFACT_PREFIX = "artifact:"
 """A stage input written `artifact:KEY` names a finished artifact of the store instead of a stage of this run."""
 
+UNKNOWN_LICENCE = "LicenseRef-unknown"
+
 
 class ModelStage(Node):
     """A model from outside -> a model artifact that every node can read."""
@@ -23,9 +25,12 @@ class ModelStage(Node):
         default=None, description="`instruction`, a path to a Jinja file, or null to keep the model's own."
     )
     licence: str = Field(
-        default="LicenseRef-unknown", description="SPDX expression of the model's licence; goes into lineage."
+        default=UNKNOWN_LICENCE, description="SPDX expression of the model's licence; goes into lineage."
     )
-    trust_remote_code: bool = False
+    trust_remote_code: bool = Field(
+        default=False,
+        description="Run the Python files that lie beside the weights, wherever this model or what is trained from it is used.",
+    )
 
 
 Stage = Annotated[

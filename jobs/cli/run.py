@@ -38,12 +38,18 @@ def plan(
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show stages, data, tokens and what will be reused; starts nothing."""
+    """Show stages, data, tokens and what will be reused, and refuse what `run` would refuse; starts nothing."""
     from cluster.storage import Patience
+    from jobs.pipeline import State, plan_run
+    from jobs.preflight import foresee
 
     loaded, opened = _load(config, overrides, store)
     # Somebody waits and nothing is lost by an error: an unreachable store is said soon.
-    rows = _planned_rows(loaded, replace(opened, patience=Patience.PROBE))
+    opened = replace(opened, patience=Patience.PROBE)
+    planned = plan_run(loaded.run, opened)
+    # What `run` would refuse, a plan does not show as if it could be done.
+    foresee(loaded.run, [stage for stage in planned if stage.state is not State.DONE], opened)
+    rows = _planned_rows(planned)
     if as_json:
         document = {
             "run": loaded.run.name,
@@ -108,16 +114,15 @@ def _load(config: str, overrides: list[str] | None, store: str | None) -> "tuple
     return loaded, open_store(loaded.run.store)
 
 
-def _planned_rows(loaded: "Loaded", store: "Store") -> list[dict[str, Any]]:
-    from jobs.pipeline import plan_run
+def _planned_rows(planned: "list[PlannedStage]") -> list[dict[str, Any]]:
     from jobs.preflight import describe
 
     return [
         {
-            "name": planned.name, "kind": planned.stage.stage, "key": planned.key, "state": planned.state.value,
-            "parents": planned.parents, **describe(planned),
+            "name": stage.name, "kind": stage.stage.stage, "key": stage.key, "state": stage.state.value,
+            "parents": stage.parents, **describe(stage),
         }
-        for planned in plan_run(loaded.run, store)
+        for stage in planned
     ]  # fmt: skip
 
 
@@ -136,7 +141,7 @@ def _execute(loaded: "Loaded", store: "Store", console: Console, yes: bool, only
     from cluster.runs import RunLog
     from cluster.storage import check_store
     from jobs.pipeline import State, plan_run
-    from jobs.preflight import check
+    from jobs.preflight import check, foresee
     from jobs.tracking import require_tracker
 
     check_store(store)
@@ -152,8 +157,14 @@ def _execute(loaded: "Loaded", store: "Store", console: Console, yes: bool, only
     log = RunLog(store, loaded.run.name, resolved, keys, os.environ.get("ACCLIMATE_JOB_ID"))
     where = store_argument(loaded.run.store)
     console.print(f"run {log.run_id} · logs: acclimate logs -f {log.run_id}{where}", highlight=False, soft_wrap=True)
+
+    def fetched(plan: "PlannedStage") -> None:
+        """A model that was at a hub is here now: what follows is checked against it before any work on it."""
+        behind = planned[planned.index(plan) + 1 :]
+        foresee(loaded.run, [stage for stage in behind if stage.state is not State.DONE], store)
+
     with _closed_log(log):
-        return _compute(loaded, store, planned, bool(waiting), log, console)
+        return _compute(loaded, store, planned, bool(waiting), log, console, fetched)
 
 
 @contextmanager
@@ -177,7 +188,13 @@ def _closed_log(log: "RunLog") -> "Iterator[None]":
 
 
 def _compute(
-    loaded: "Loaded", store: "Store", planned: "list[PlannedStage]", needs_ray: bool, log: "RunLog", console: Console
+    loaded: "Loaded",
+    store: "Store",
+    planned: "list[PlannedStage]",
+    needs_ray: bool,
+    log: "RunLog",
+    console: Console,
+    fetched: "Callable[[PlannedStage], None]",
 ) -> dict[str, Any]:
     from cluster.session import connect
     from jobs.pipeline import execute
@@ -194,7 +211,7 @@ def _compute(
         tracking(run.tracking, store, log.run_id, run.model_dump(mode="json"), warn) as track,
         Display(console) as display,
     ):
-        watch = _watch(display, log, track, lambda: stop_asked() or log.stop_requested)
+        watch = _watch(display, log, track, lambda: stop_asked() or log.stop_requested, fetched)
         if not needs_ray:
             return execute(loaded, store, planned, watch)
         console.print("starting Ray ..." if run.cluster.address == "local" else "connecting to Ray ...")
@@ -206,7 +223,7 @@ def _ask(loaded: "Loaded", planned: "list[PlannedStage]", store: "Store", consol
     """A run on a cluster costs money: it is shown and confirmed first. A local one starts at once."""
     if yes or loaded.run.cluster.address == "local":
         return
-    console.print(_plan_table(_planned_rows(loaded, store), f"{loaded.run.name} in {store.root}"))
+    console.print(_plan_table(_planned_rows(planned), f"{loaded.run.name} in {store.root}"))
     if not sys.stdin.isatty():
         from configs.errors import UserError
 
@@ -214,7 +231,13 @@ def _ask(loaded: "Loaded", planned: "list[PlannedStage]", store: "Store", consol
     typer.confirm("Start it?", abort=True, err=True)
 
 
-def _watch(display: Display, log: "RunLog", track: "Track", stop_asked: Callable[[], bool]) -> "Watch":
+def _watch(
+    display: Display,
+    log: "RunLog",
+    track: "Track",
+    stop_asked: Callable[[], bool],
+    fetched: "Callable[[PlannedStage], None]",
+) -> "Watch":
     from jobs.pipeline import Watch
     from jobs.stages import summary_line
 
@@ -248,6 +271,8 @@ def _watch(display: Display, log: "RunLog", track: "Track", stop_asked: Callable
 
     def artifact(plan: "PlannedStage", done: Any) -> None:
         log.artifact(plan.name, f"{done.kind}-{done.key}")
+        if done.kind == "model" and plan.state.value != "done":
+            fetched(plan)
 
     return Watch(started, display.progress, metrics, say, finished, reused, artifact, stop_asked)
 

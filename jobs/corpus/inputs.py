@@ -4,7 +4,6 @@ config source (file, directory, glob, s3:// prefix) -> InputFile per file, sorte
 """
 
 import glob
-import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import Any, cast
 from cluster.storage import Store
 from configs.schema.corpus import CorpusStage, Source
 from jobs.corpus.schema import DataError
+from jobs.fingerprint import file_sha256
 
 SUFFIXES = {
     "text": (".txt", ".md", ".text"),
@@ -105,8 +105,7 @@ def _local(name: str, source: Source, base: Path) -> list[InputFile]:
 
 def _local_file(path: Path, name: str, source: Source, base: Path) -> InputFile:
     uri = path.relative_to(base).as_posix() if path.is_relative_to(base) else path.as_posix()
-    with path.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    sha256 = file_sha256(path)
     return InputFile(uri, str(path.absolute()), path.stat().st_size, f"sha256:{sha256}", name, source.licence)
 
 

@@ -80,7 +80,7 @@ def build_shards(stage: ShardsStage, corpus: Store, model: Store, output: Store,
     ends = end_token_ids(model, tokenizer)
     if stage.rows != "text":
         check_template(tokenizer, ends)
-    end_id = _document_end(stage, tokenizer)
+    end_id = document_end_id(stage, tokenizer)
 
     units = [{"name": name, **file} for name, file in manifest["files"].items() if name.startswith(SPLITS)]
     write = partition_writer(stage, output, files, ends, end_id)
@@ -217,7 +217,7 @@ def _index_table(files: dict[str, Any], reports: list[Report], split: str) -> pa
     return pa.table(rows, schema=INDEX_SCHEMA)
 
 
-def _document_end(stage: ShardsStage, tokenizer: PreTrainedTokenizerBase) -> int:
+def document_end_id(stage: ShardsStage, tokenizer: PreTrainedTokenizerBase) -> int:
     """The id of the token that closes a document. Raises DataError where the tokenizer does not have it."""
     token = stage.document_end if stage.document_end is not None else tokenizer.eos_token
     vocabulary = tokenizer.get_vocab()

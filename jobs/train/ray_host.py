@@ -114,7 +114,7 @@ def _rank(config: dict[str, _RankConfig]) -> None:
 
 
 def train_on_ray(job: TrainJob, listener: Listener) -> Ending:
-    """Runs a training job on the connected Ray. Raises TrainingFailed, and UserErrors with the exit code of what a rank raised."""
+    """Runs a training job on the connected Ray. Raises TrainingFailed, and UserErrors with the exit code a rank gave them."""
     # Beside the driver: a hub on another host would be lost with that host.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     hub = Hub.options(scheduling_strategy=here).remote()

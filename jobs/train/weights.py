@@ -31,6 +31,7 @@ DTYPES = {
 }
 """Safetensors' names of the types that weights are trained from."""
 
+INDEX = "model.safetensors.index.json"
 PICKLES = re.compile(r".*\.(bin|pt|pth)")
 
 
@@ -50,7 +51,10 @@ class StoredTensor:
 
 
 def list_tensors(store: Store) -> dict[str, StoredTensor]:
-    """Every tensor of the *.safetensors files of a model directory, from their headers.
+    """Every tensor of a directory's weights, from the headers of their files.
+
+    The index names the files; without one they are `model*.safetensors`, and where there are none of these (checkpoints) all
+    *.safetensors. Mistral's directories hold the same weights a second time, as consolidated*.safetensors.
 
     Raises:
         WeightsError: no safetensors, a pickle instead, or a file that is cut off or not safetensors.
@@ -66,7 +70,7 @@ def list_tensors(store: Store) -> dict[str, StoredTensor]:
             )
         raise WeightsError(f"{store.root} holds no *.safetensors file")
     tensors: dict[str, StoredTensor] = {}
-    for file in files:
+    for file in _of_the_model(store, files, set(sizes)):
         for name, tensor in _read_header(store, file, sizes[file]).items():
             if name in tensors:
                 raise WeightsError(
@@ -121,6 +125,19 @@ def read_rows(store: Store, tensor: StoredTensor, first_row: int, into: Tensor) 
         piece.copy_(torch.frombuffer(data, dtype=tensor.dtype))
 
 
+def _of_the_model(store: Store, files: list[str], present: set[str]) -> list[str]:
+    if INDEX not in present:
+        return [file for file in files if file.startswith("model")] or files
+    try:
+        named = sorted(set(store.read_json(INDEX)["weight_map"].values()))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise WeightsError(f"{store.path(INDEX)} is no index of weights ({error!r}); fetch it again") from error
+    missing = [file for file in named if file not in present]
+    if missing:
+        raise WeightsError(f"{store.root}: {INDEX} names {_some(missing)}, which is not there; fetch it again")
+    return named
+
+
 def _read_header(store: Store, file: str, file_size: int) -> dict[str, StoredTensor]:
     try:
         length = int.from_bytes(_read_range(store, file, 0, 8), "little")
@@ -131,6 +148,8 @@ def _read_header(store: Store, file: str, file_size: int) -> dict[str, StoredTen
         raise WeightsError(
             f"{store.path(file)} is not a safetensors file, or cut off ({error}); fetch it again"
         ) from error
+    if not isinstance(entries, dict):
+        raise WeightsError(f"{store.path(file)} is not a safetensors file; fetch it again")
     entries.pop("__metadata__", None)
     tensors: dict[str, StoredTensor] = {}
     for name, entry in entries.items():

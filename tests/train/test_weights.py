@@ -7,7 +7,7 @@ from safetensors.torch import save_file
 from torch.distributed.device_mesh import DeviceMesh
 from transformers import AutoModelForCausalLM
 
-from cluster.storage import open_store
+from cluster.storage import Store, open_store
 from jobs.train import weights
 from jobs.train.export import plan_files
 from jobs.train.learner import Learner, LearnerSpec
@@ -104,3 +104,26 @@ def test_files_are_cut_between_tensors() -> None:
         "model-00003-of-00003.safetensors": ["d"],
     }
     assert plan_files(tensors) == {"model.safetensors": ["a", "b", "c", "d"]}
+
+
+def test_a_second_copy_of_the_weights_is_left_alone(tmp_path: Path) -> None:
+    """Mistral's repositories: consolidated.safetensors beside the indexed files."""
+    save_file({"a": torch.ones(2)}, tmp_path / "model-00001-of-00002.safetensors")
+    save_file({"b": torch.ones(3)}, tmp_path / "model-00002-of-00002.safetensors")
+    save_file({"a": torch.zeros(2), "other.name": torch.zeros(9)}, tmp_path / "consolidated.safetensors")
+    save_file({"b": torch.zeros(3)}, tmp_path / "model.safetensors")
+    index = {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
+    store = Store(str(tmp_path))
+    assert {name: tensor.file for name, tensor in list_tensors(store).items()} == index
+    (tmp_path / "model.safetensors.index.json").unlink()
+    for number in (1, 2):
+        (tmp_path / f"model-0000{number}-of-00002.safetensors").unlink()
+    assert {name: tensor.file for name, tensor in list_tensors(store).items()} == {"b": "model.safetensors"}
+
+
+def test_an_index_of_files_that_are_not_there(tmp_path: Path) -> None:
+    save_file({"a": torch.ones(2)}, tmp_path / "model.safetensors")
+    (tmp_path / "model.safetensors.index.json").write_text('{"weight_map": {"a": "model-00001-of-00001.safetensors"}}')
+    with pytest.raises(WeightsError, match=r"names model-00001-of-00001.safetensors, which is not there"):
+        list_tensors(Store(str(tmp_path)))

@@ -1,0 +1,65 @@
+"""Can this model be trained as a stage asks? Answered from its small files and the headers of its weights."""
+
+from dataclasses import dataclass
+
+from cluster.storage import Store
+from configs.errors import UserError
+from configs.schema.training import TrainStage
+from jobs.train.attention import UnsupportedModel
+from jobs.train.initial import where_from
+from jobs.train.model import PackedModel, build_on_meta, check_length, read_config
+from jobs.train.objectives import objective_of
+
+
+@dataclass(frozen=True)
+class Trainable:
+    """Sizes that memory and disk follow from.
+
+    Example:
+        Trainable(trained=134_515_008, layers=30, hidden=576)
+    """
+
+    trained: int
+    """Numbers that are trained: with adapters, those only."""
+    layers: int
+    hidden: int
+
+
+def require_trainable(
+    model: Store, trust_remote_code: bool, stage: TrainStage, row_tokens: int | None = None
+) -> Trainable:
+    """Builds the model without memory and compares it with its weights.
+
+    Args:
+        row_tokens: of the longest row that will be trained on, where that is known.
+
+    Raises:
+        UnsupportedModel: the engine would compute something else, or transformers cannot build what config.json says.
+        WeightsError: tensors are missing, left over or of another shape.
+        AdapterError: `lora` names modules that the model does not have.
+    """
+    try:
+        module = _build(model, trust_remote_code, stage)
+        if row_tokens is not None and module.longest_segment is not None:
+            check_length(row_tokens, module.longest_segment)
+    except UnsupportedModel as error:
+        raise UnsupportedModel(f"{model.root} cannot be trained: {error}") from error
+    parameters = dict(module.named_parameters())
+    where_from(model, {name: tuple(parameter.shape) for name, parameter in parameters.items()})
+    trained = sum(parameter.numel() for parameter in parameters.values() if parameter.requires_grad)
+    hidden = parameters["model.embed_tokens.weight"].shape[1]
+    return Trainable(trained, len(module.layers), hidden)
+
+
+def _build(model: Store, trust_remote_code: bool, stage: TrainStage) -> PackedModel:
+    try:
+        config = read_config(model, trust_remote_code)
+        return build_on_meta(config, trust_remote_code, objective_of(stage).head, stage.lora)
+    except UserError:
+        raise
+    except Exception as error:
+        # Sizes that contradict each other, or a class that transformers lists for no decoder, end in whatever torch raises.
+        said = " ".join(str(error).split())[:300]
+        raise UnsupportedModel(
+            f"transformers cannot build a decoder from its config.json ({type(error).__name__}: {said})"
+        ) from error
