@@ -63,8 +63,8 @@ def test_a_tracker_that_fails_in_the_middle_is_left_out_and_what_the_run_raises_
         tracking("tensorboard", Store(str(tmp_path)), "run-5", {}, warnings.append) as track,
     ):
         track("cpt", STEPS[0])
-        track("cpt", {"step": 2.0})
-        track("cpt", {"step": 3.0})
+        track("cpt", {"loss": 2.0})
+        track("cpt", {"loss": 3.0})
         raise ZeroDivisionError
     assert len(warnings) == 1 and "KeyError" in warnings[0]
 

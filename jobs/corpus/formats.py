@@ -120,12 +120,9 @@ def nearest(present: frozenset[str]) -> str:
     for name, shape in FORMATS.items():
         for needed in shape.columns:
             close = {column: _similar(column, present) for column in sorted(needed - present)}
-            score = len(needed & present) + 0.5 * sum(found is not None for found in close.values())
-            if score:
-                words = [f"`{column}`" + (f" (is it `{found}`?)" if found else "") for column, found in close.items()]
-                lacking.append((-score / len(needed), len(needed), f"`{name}` lacks {', '.join(words)}"))
-    if not lacking:
-        return f"needs one of {'; '.join(sorted({_listed(needed) for shape in FORMATS.values() for needed in shape.columns}))}"
+            cost = len(close) - 0.5 * sum(found is not None for found in close.values())
+            words = [f"`{column}`" + (f" (is it `{found}`?)" if found else "") for column, found in close.items()]
+            lacking.append((cost, -len(needed & present), f"`{name}` lacks {', '.join(words)}"))
     return "nearest formats: " + "; ".join(words for _, _, words in sorted(lacking)[:3])
 
 

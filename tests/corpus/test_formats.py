@@ -152,7 +152,7 @@ def test_unknown_columns_are_told_the_nearest_formats(tmp_path: Path) -> None:
         DataError, match=r"a.jsonl#1: has columns .*`preferences` lacks `rejected` \(is it `rejetced`\?\)"
     ):
         read(path)
-    with pytest.raises(DataError, match="needs one of"):
+    with pytest.raises(DataError, match="`text_rows` lacks `text`"):
         read(write(tmp_path / "b.jsonl", {"x": 1}))
 
 
