@@ -9,6 +9,8 @@ fail on the next.
 import hashlib
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -65,6 +67,8 @@ def hub_model(source: str) -> HubModel:
         files.append(FileInfo(sibling.rfilename, sibling.size or 0))
         if sibling.lfs is not None:
             sha256[sibling.rfilename] = sibling.lfs.sha256
+    if any(file.name == "config.json" for file in files):
+        _require_access(repository, revision)
     return HubModel(repository, revision, tuple(files), sha256)
 
 
@@ -74,7 +78,8 @@ def download(model: HubModel, name: str, into: Path) -> Path:
     from huggingface_hub.utils import disable_progress_bars
 
     disable_progress_bars()
-    path = Path(hf_hub_download(model.repository, name, revision=model.commit, local_dir=into, token=_token()))
+    with _explained(model.repository, model.commit):
+        path = Path(hf_hub_download(model.repository, name, revision=model.commit, local_dir=into, token=_token()))
     expected = model.sha256.get(name)
     if expected is not None:
         with open(path, "rb") as file:
@@ -101,9 +106,26 @@ def _pin_it(repository: str, revision: str | None) -> str:
 
 
 def _ask(repository: str, revision: str | None) -> "ModelInfo":
-    from httpx2 import HTTPError
     from huggingface_hub import HfApi
+
+    with _explained(repository, revision):
+        return HfApi(token=_token()).model_info(repository, revision=revision, files_metadata=True)
+
+
+def _require_access(repository: str, revision: str) -> None:
+    """A gated model is described to everybody and its files are refused: asked here, before anything starts."""
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+
+    with _explained(repository, revision):
+        get_hf_file_metadata(hf_hub_url(repository, "config.json", revision=revision), token=_token())
+
+
+@contextmanager
+def _explained(repository: str, revision: str | None) -> Iterator[None]:
+    """Whatever the hub answers, as ModelError."""
+    from httpx2 import HTTPError
     from huggingface_hub.errors import (
+        EntryNotFoundError,
         GatedRepoError,
         OfflineModeIsEnabled,
         RepositoryNotFoundError,
@@ -112,7 +134,7 @@ def _ask(repository: str, revision: str | None) -> "ModelInfo":
 
     endpoint = os.environ.get("HF_ENDPOINT", "the public hub")
     try:
-        return HfApi(token=_token()).model_info(repository, revision=revision, files_metadata=True)
+        yield
     except RevisionNotFoundError as error:
         raise ModelError(f"{repository} on {endpoint} has no revision {revision}.") from error
     except GatedRepoError as error:
@@ -125,10 +147,11 @@ def _ask(repository: str, revision: str | None) -> "ModelInfo":
             f"{repository} is not on {endpoint}, or it is private ({token}). Check the name, or set HF_TOKEN in the "
             "environment of the run to a token that may read it."
         ) from error
-    except (OfflineModeIsEnabled, HTTPError) as error:
+    except (OfflineModeIsEnabled, HTTPError, EntryNotFoundError) as error:
+        said = " ".join(str(error).split())[:200]
         raise ModelError(
-            f"{endpoint} cannot be asked for {repository} ({type(error).__name__}). Check the network, HF_ENDPOINT and "
-            "HF_HUB_OFFLINE, or give a local directory or s3:// prefix instead."
+            f"{endpoint} cannot be asked for {repository} ({type(error).__name__}: {said}). Check the network, HF_ENDPOINT, "
+            "HF_TOKEN and HF_HUB_OFFLINE, or give a local directory or s3:// prefix instead."
         ) from error
 
 

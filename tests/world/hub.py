@@ -24,6 +24,10 @@ class Repository:
     directory: Path
     commit: str
     token: str | None = None
+    gated: bool = False
+    """Described to everybody, its files are refused."""
+    status: int | None = None
+    """Instead of any answer."""
     announced_sha256: dict[str, str] = field(default_factory=dict)
     """Overrides what is announced for a file, as if it had been altered on the way."""
 
@@ -68,6 +72,10 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             repository = hub.repositories.get(match["repository"]) if match else None
             if match is None or repository is None:
                 return self._refuse(404, "RepoNotFound")
+            if repository.status is not None:
+                return self._refuse(repository.status, "")
+            if repository.gated and match.re is FILE:
+                return self._refuse(403, "GatedRepo")
             if repository.token and self.headers.get("Authorization") != f"Bearer {repository.token}":
                 return self._refuse(401, "RepoNotFound")
             if match["revision"] not in (None, "main", repository.commit):
