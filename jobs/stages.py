@@ -145,9 +145,11 @@ def _corpus(stage: CorpusStage, context: StageContext) -> Outcome:
 def _shards(stage: ShardsStage, context: StageContext) -> Outcome:
     from jobs.corpus.shards import build_shards
 
-    model = context.inputs["model"].content.below("model")
-    corpus = context.inputs["corpus"]
-    summary = build_shards(stage, corpus.content, model, context.content, context.progress)
+    model, corpus = context.inputs["model"], context.inputs["corpus"]
+    summary = build_shards(
+        stage, corpus.content, model.content.below("model"), context.content, context.progress,
+        trusts_code(context.store, model),
+    )  # fmt: skip
     return Outcome(counts=asdict(summary), licences=corpus.record["licences"])
 
 
@@ -163,7 +165,8 @@ def _train(stage: AnyTrainStage, context: StageContext) -> Outcome:
     model, shards = context.inputs["model"], context.inputs["shards"]
     rows = read_index(shards.content, "train")
     manifest = shards.content.read_json("manifest.json")
-    if read_tokenizer_files(model.content.below("model")).sha256 != manifest["tokenizer_sha256"]:
+    trusted = trusts_code(context.store, model)
+    if read_tokenizer_files(model.content.below("model"), trusted).sha256 != manifest["tokenizer_sha256"]:
         raise DataError(
             f"stages.{context.name}: {shards.name} was made with another tokenizer or template than {model.name} has; "
             f"set stages.{shards.name}.model to the model that is trained, or to one it comes from"
@@ -181,6 +184,7 @@ def _train(stage: AnyTrainStage, context: StageContext) -> Outcome:
         context.inputs["reference"].content.below("model") if "reference" in context.inputs else None,
         context.inputs["heldout.general"].content if "heldout.general" in context.inputs else None,
         adapter,
+        trusted or ("reference" in context.inputs and trusts_code(context.store, context.inputs["reference"])),
     )  # fmt: skip
     context.progress("steps", 0, steps)
 
@@ -243,7 +247,10 @@ def _evaluate(stage: EvaluateStage, context: StageContext) -> Outcome:
     corpora = {chosen.corpus: context.inputs[f"sets.{name}.corpus"].content for name, chosen in stage.sets.items()}
     if stage.answers is not None:
         corpora[stage.answers.corpus] = context.inputs["answers.corpus"].content
-    evaluation = evaluate(stage, models, corpora, context.content, context.progress)
+    trusted = [
+        name for index, name in enumerate(stage.models) if trusts_code(context.store, context.inputs[f"models.{index}"])
+    ]
+    evaluation = evaluate(stage, models, corpora, context.content, context.progress, trusted)
     return Outcome(
         metrics={"scores": evaluation["scores"], "changes": evaluation["changes"]}, licences=sorted(_licences(context))
     )

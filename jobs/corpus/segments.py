@@ -44,7 +44,8 @@ class TokenizerFiles:
     """
 
     files: tuple[tuple[str, bytes], ...]
-    """(name, content), sorted by name."""
+    """(name, content), sorted by name; Python files among them where they are trusted."""
+    trust_remote_code: bool = False
 
     @functools.cached_property
     def sha256(self) -> str:
@@ -53,21 +54,24 @@ class TokenizerFiles:
         return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def read_tokenizer_files(model: Store) -> TokenizerFiles:
+def read_tokenizer_files(model: Store, trust_remote_code: bool = False) -> TokenizerFiles:
     """Raises DataError where the directory holds no tokenizer."""
-    names = [name for name in model.names() if name.endswith(TOKENIZER_SUFFIXES) and not name.endswith(WEIGHTS_INDEX)]
+    suffixes = (*TOKENIZER_SUFFIXES, ".py") if trust_remote_code else TOKENIZER_SUFFIXES
+    names = [name for name in model.names() if name.endswith(suffixes) and not name.endswith(WEIGHTS_INDEX)]
     if "tokenizer_config.json" not in names:
         raise DataError(f"{model.root} has no tokenizer_config.json; is it a model directory?")
-    return TokenizerFiles(tuple((name, model.read(name)) for name in names))
+    return TokenizerFiles(tuple((name, model.read(name)) for name in names), trust_remote_code)
 
 
 @functools.lru_cache(maxsize=2)
 def load_tokenizer(files: TokenizerFiles) -> PreTrainedTokenizerBase:
-    """The tokenizer; loaded once in a process. Runs no code from the model directory."""
+    """The tokenizer; loaded once in a process. Runs code from the model directory only where that is trusted."""
     with tempfile.TemporaryDirectory(prefix="acclimate-tokenizer-") as directory:
         for name, content in files.files:
             Path(directory, name).write_bytes(content)
-        tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(
+            directory, local_files_only=True, trust_remote_code=files.trust_remote_code
+        )
     # "Token indices sequence length is longer than the maximum": packing cuts or counts what is too long.
     logging.getLogger("transformers.tokenization_utils_base").setLevel(logging.ERROR)
     return tokenizer

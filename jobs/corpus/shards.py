@@ -64,7 +64,9 @@ class ShardsSummary:
     """Of the chat template's text; None where the model has none."""
 
 
-def build_shards(stage: ShardsStage, corpus: Store, model: Store, output: Store, progress: Progress) -> ShardsSummary:
+def build_shards(
+    stage: ShardsStage, corpus: Store, model: Store, output: Store, progress: Progress, trust_remote_code: bool = False
+) -> ShardsSummary:
     """Writes the shards, an index of rows per split (in order of shard and row), quarantine/ and manifest.json.
 
     Ray must be connected. The bytes of all files depend on the corpus, the tokenizer's files and the config only.
@@ -75,7 +77,7 @@ def build_shards(stage: ShardsStage, corpus: Store, model: Store, output: Store,
     """
     manifest = corpus.read_json("manifest.json")
     check_kind(stage, corpus, manifest)
-    files = read_tokenizer_files(model)
+    files = read_tokenizer_files(model, trust_remote_code)
     tokenizer = load_tokenizer(files)
     ends = end_token_ids(model, tokenizer)
     if stage.rows != "text":

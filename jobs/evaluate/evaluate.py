@@ -6,7 +6,7 @@
 Each model is one task; as many run at once as the cluster has room for.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -37,7 +37,12 @@ class _ModelResults:
 
 
 def evaluate(
-    stage: EvaluateStage, models: dict[str, Store], corpora: dict[str, Store], output: Store, progress: Progress
+    stage: EvaluateStage,
+    models: dict[str, Store],
+    corpora: dict[str, Store],
+    output: Store,
+    progress: Progress,
+    trusted: Collection[str] = (),
 ) -> dict[str, Any]:
     """Scores models on held-out documents and lets them answer; writes and returns `evaluation.json`.
 
@@ -46,6 +51,7 @@ def evaluate(
         corpora: corpus artifacts' contents by stage name.
         output: where evaluation.json goes.
         progress: called with finished and all units: a set or an answer of a model each.
+        trusted: names of the models whose Python files may run.
 
     Returns:
         {"models": [...], "precision": ...,
@@ -75,6 +81,7 @@ def evaluate(
             sets=sets,
             prompts=prompts,
             answer_tokens=stage.answers.max_tokens if stage.answers is not None else 0,
+            trust_remote_code=name in trusted,
         )
         for name, model in models.items()
     }

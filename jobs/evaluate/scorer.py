@@ -48,6 +48,7 @@ class ScorerTask:
     sets: dict[str, tuple[HeldoutSet, list[HeldoutDocument]]]
     prompts: list[HeldoutDocument]
     answer_tokens: int
+    trust_remote_code: bool = False
 
 
 @dataclass(frozen=True)
@@ -77,10 +78,11 @@ class Answer:
 def score_model(task: ScorerTask) -> Iterator[SetScores | Answer]:
     """Scores every set, then answers every prompt. Raises EvaluationError where the model yields no finite numbers."""
     set_threads(task.threads)
-    tokenizer = load_tokenizer(task.model)
+    tokenizer = load_tokenizer(task.model, task.trust_remote_code)
     ends = end_token_ids(task.model, tokenizer)
     with lone_rank():
-        learner = Learner(LearnerSpec(task.model, task.precision, optimizer=None), build_mesh(1))
+        spec = LearnerSpec(task.model, task.precision, optimizer=None, trust_remote_code=task.trust_remote_code)
+        learner = Learner(spec, build_mesh(1))
         learner.load()
         for name, (chosen, documents) in task.sets.items():
             yield SetScores(name, score_rows(learner, heldout_rows(documents, chosen, tokenizer, ends)))
@@ -110,7 +112,10 @@ def answer_prompts(task: ScorerTask, tokenizer: PreTrainedTokenizerBase) -> Iter
     """Answers greedily, one prompt at a time: padding to a batch would change bf16 results."""
     with _local_directory(task.model) as directory:
         model: Any = AutoModelForCausalLM.from_pretrained(
-            directory, dtype=COMPUTE_TYPES[task.precision], local_files_only=True
+            directory,
+            dtype=COMPUTE_TYPES[task.precision],
+            local_files_only=True,
+            trust_remote_code=task.trust_remote_code,
         ).eval()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model.to(device)

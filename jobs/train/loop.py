@@ -55,6 +55,8 @@ class TrainJob:
     """Shards of general text, for the forgetting budget."""
     adapter: Store | None = None
     """Finished adapters on `model` that are gone on with (`lora.start: continue`)."""
+    trust_remote_code: bool = False
+    """Of the model and the reference."""
 
 
 class Ending(Enum):
@@ -165,8 +167,8 @@ def _load(job: TrainJob, model: Store, trained: bool) -> Learner:
     stage = job.stage
     spec = LearnerSpec(
         model, stage.precision, stage.optimizer if trained else None, stage.activation_checkpointing,
-        head=objective_of(stage).head, seed=job.seed, lora=stage.lora if trained else None,
-        adapter=job.adapter if trained else None,
+        trust_remote_code=job.trust_remote_code, head=objective_of(stage).head, seed=job.seed,
+        lora=stage.lora if trained else None, adapter=job.adapter if trained else None,
     )  # fmt: skip
     learner = Learner(spec, build_mesh(dist.get_world_size(), stage.resources.replicas))
     learner.load()

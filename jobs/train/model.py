@@ -15,6 +15,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
+from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
 from cluster.storage import Store
 from configs.schema.objectives import Lora
@@ -132,6 +133,10 @@ def read_config(store: Store, trust_remote_code: bool) -> PreTrainedConfig:
             store.get(name, Path(directory, name))
         try:
             config = AutoConfig.from_pretrained(directory, trust_remote_code=trust_remote_code)
+            if trust_remote_code and "AutoModelForCausalLM" in getattr(config, "auto_map", {}):
+                # Known to transformers from here on: `from_config` would look for the file in a directory that is gone.
+                own = get_class_from_dynamic_module(config.auto_map["AutoModelForCausalLM"], directory)
+                AutoModelForCausalLM.register(type(config), own, exist_ok=True)
         except ValueError as error:
             raise UnsupportedModel(f"{store.root}/config.json: {error}") from error
     check_config(config)
