@@ -18,9 +18,22 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 LEFT_OUT = (
     *("artifacts", "tests", ".venv", "venv", ".git", ".ci", "wandb", "build", "dist", "node_modules"),
     *("__pycache__", ".pytest_cache", ".hypothesis", ".ruff_cache", ".import_linter_cache", "*.egg-info", "*.log"),
-    *(".env", ".env.*", "*.pem", "*.key", "credentials*", "auth_token"),
+    *(".env", ".env.*", "*.env", ".envrc", "*.pem", "*.key", "*.p12", "*.pfx", "*.kdbx", "*.jks", "id_rsa*", "id_dsa*"),
+    *("id_ecdsa*", "id_ed25519*", "credentials", "credentials.*", "*credentials*.json", "*service*account*.json"),
+    *(
+        "secrets.*",
+        "auth_token",
+        "kubeconfig",
+        ".kube",
+        ".aws",
+        ".ssh",
+        ".netrc",
+        ".pypirc",
+        ".npmrc",
+        ".git-credentials",
+    ),
 )
-"""Names, at any depth, that stay at home: results and caches, then what usually holds secrets."""
+"""Names in small letters, at any depth, that stay at home: results and caches, then what usually holds secrets."""
 
 LIMIT_MIB = 20
 """The code is about 1 MiB. Whatever is 20 times that is data, which belongs in the store: every node downloads this copy."""
@@ -50,7 +63,7 @@ def shipped_files(root: Path = CHECKOUT) -> list[ShippedFile]:
 
 
 def _left_out(name: str) -> bool:
-    return any(fnmatch(name, pattern) for pattern in LEFT_OUT)
+    return any(fnmatch(name.lower(), pattern) for pattern in LEFT_OUT)
 
 
 def require_shippable(files: list[ShippedFile], root: Path = CHECKOUT) -> None:

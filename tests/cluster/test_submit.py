@@ -1,30 +1,22 @@
 """Jobs on a real head with a token: ship, follow, stop so that a checkpoint can be written, and keep secrets out."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
-import psutil
 import pytest
 
 from cluster.checkout import CheckoutTooLarge, shipped_files
 from cluster.session import versions
 from cluster.submit import NotSubmittable, VersionsDiffer, require_same_versions, require_submittable
 from configs.schema.run import Run
-from tests.world.conditions import kill_process, wait_for
+from tests.cluster.head import TOKEN, Head, started_head
+from tests.world.conditions import wait_for
 from tests.world.free_port import free_port
 
-CHECKOUT = Path(__file__).resolve().parents[2]
-TOKEN = "throwaway-token-of-the-tests-0123456789"
 SECRET = "wJalr-this-must-not-travel"
-ACCLIMATE = (sys.executable, "-m", "jobs.cli")
 
 TOY_RUN = {
     "name": "toy",
@@ -33,71 +25,10 @@ TOY_RUN = {
 }
 
 
-@dataclass(frozen=True)
-class Head:
-    dashboard: str
-    gcs: str
-    environment: dict[str, str]
-
-    def acclimate(self, *arguments: str, token: str = TOKEN) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [*ACCLIMATE, *arguments], cwd=CHECKOUT, env={**self.environment, "RAY_AUTH_TOKEN": token},
-            capture_output=True, text=True, timeout=180, check=False,
-        )  # fmt: skip
-
-    def python(self, program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Runs a program that speaks to the cluster in a process of its own: Ray caches the token of a process."""
-        return subprocess.run(
-            [sys.executable, "-c", program, self.dashboard, *arguments], cwd=CHECKOUT, env=self.environment,
-            capture_output=True, text=True, timeout=180, check=True,
-        )  # fmt: skip
-
-    def submit(self, command: str, directory: Path | None = None) -> str:
-        program = (
-            "import sys; from pathlib import Path; from cluster.submit import reach, submit_command;"
-            "print(submit_command(reach(sys.argv[1]), sys.argv[2], 'toy', Path(sys.argv[3]) if sys.argv[3] else None, {}))"
-        )
-        return self.python(program, command, str(directory or "")).stdout.split()[-1]
-
-
 @pytest.fixture(scope="module")
 def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
-    gcs, dashboard = free_port(), free_port()
-    environment = {
-        **os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN, "RAY_USAGE_STATS_ENABLED": "0",
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "AWS_SECRET_ACCESS_KEY": SECRET, "HOME": str(tmp_path_factory.mktemp("home")),
-    }  # fmt: skip
-    with_directory = subprocess.run(["mktemp", "-d", "/tmp/head-XXXX"], capture_output=True, text=True, check=True)
-    directory = with_directory.stdout.strip()
-    process = subprocess.Popen(
-        [
-            str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", "--num-cpus=2",
-            "--node-ip-address=127.0.0.3", f"--port={gcs}", "--dashboard-host=127.0.0.1",
-            f"--dashboard-port={dashboard}", f"--temp-dir={directory}", "--disable-usage-stats",
-            f"--dashboard-agent-listen-port={free_port()}", "--include-dashboard=true",
-        ],
-        env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=directory,
-    )  # fmt: skip
-    url = f"http://127.0.0.1:{dashboard}"
-    try:
-        wait_for("the dashboard", lambda: process.poll() is not None or _answers(url), timeout_s=90)
-        assert process.poll() is None, process.stdout and process.stdout.read()
-        yield Head(url, f"127.0.0.3:{gcs}", environment)
-    finally:
-        started = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
-        process.send_signal(signal.SIGTERM)
-        for child in psutil.wait_procs(started, timeout=15)[1]:
-            child.kill()
-        kill_process(process)
-        subprocess.run(["rm", "-rf", directory], check=True)
-
-
-def _answers(url: str) -> bool:
-    try:
-        return httpx.get(f"{url}/api/version", headers={"Authorization": f"Bearer {TOKEN}"}).is_success
-    except httpx.HTTPError:
-        return False
+    with started_head(tmp_path_factory.mktemp("home"), {"AWS_SECRET_ACCESS_KEY": SECRET}) as head:
+        yield head
 
 
 @pytest.mark.cluster
@@ -220,20 +151,17 @@ def test_a_checkout_with_data_is_refused_and_the_largest_files_are_named(tmp_pat
 
 
 def test_results_tests_and_likely_secrets_stay_at_home(tmp_path: Path) -> None:
+    kept = ("configs/credit.yaml", "jobs/a.py", "jobs/id_map.py", "jobs/keys.py")
     for name in (
-        "jobs/a.py",
-        "artifacts/x",
-        "tests/t.py",
-        ".env",
-        "deploy/.env.prod",
-        "host.pem",
-        ".git/config",
-        "a.log",
-    ):
+        *kept, "artifacts/x", "tests/t.py", ".git/config", "a.log", ".env", "deploy/.env.prod", "deploy/prod.env", ".envrc",
+        "host.pem", "HOST.PEM", "tls.key", "a.p12", "id_rsa", "id_ed25519.pub", "deploy/id_ecdsa", "credentials", "Credentials.JSON",
+        "gcp-credentials-prod.json", "my-service-account.json", "secrets.yaml", ".netrc", ".pypirc", ".aws/config", ".ssh/known_hosts",
+        "kubeconfig", ".kube/config",
+    ):  # fmt: skip
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("x")
     (tmp_path / "link.py").symlink_to("/etc/hostname")
-    assert [file.path for file in shipped_files(tmp_path)] == ["jobs/a.py"]
+    assert [file.path for file in shipped_files(tmp_path)] == sorted(kept)
 
 
 def test_the_checkout_itself_is_shippable() -> None:
