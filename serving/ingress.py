@@ -36,7 +36,7 @@ class ApiKeyTooShort(UserError):
 def api_key_digest() -> str | None:
     """SHA-256 of the key in the environment; None where none is set. Raises ApiKeyTooShort."""
     key = os.environ.get(API_KEY_VARIABLE)
-    return None if key is None else digest_of(key)
+    return digest_of(key) if key else None
 
 
 def digest_of(key: str) -> str:

@@ -1,5 +1,6 @@
 """`acclimate serve MODEL`: a model as an OpenAI-compatible service, until Ctrl-C or SIGTERM."""
 
+import os
 import signal
 from pathlib import Path
 from types import FrameType
@@ -17,6 +18,13 @@ if TYPE_CHECKING:
     from serving.app import Endpoint
 
 
+API_KEY_VARIABLE = "ACCLIMATE_API_KEY"
+
+
+class NoKey(UserError):
+    """The model would be offered to a network without a key."""
+
+
 class NotServable(UserError):
     """The model lacks what the service needs; the message says how to mend it."""
 
@@ -32,10 +40,18 @@ def serve(
     name: Annotated[str | None, typer.Option(help="Name clients ask for; default: the artifact's.")] = None,
     store: StoreOption = None,
     cluster: Annotated[str, typer.Option(help="local, auto or HOST:PORT of a Ray.")] = "local",
+    without_key: Annotated[
+        bool, typer.Option("--without-key", help="Let everybody ask who can reach the port, though no key is set.")
+    ] = False,
 ) -> None:
     """Serve a model through Ray Serve and vLLM (OpenAI-compatible). A key in ACCLIMATE_API_KEY is asked of clients."""
     options = _options(settings or [], {"port": port, "host": host, "interface": interface})
+    from serving.port import require_free_port
+
+    require_key(host, without_key)
     directory, found_name = find_served_model(model, store_root(store))
+    if cluster == "local":
+        require_free_port(host, port)
     require_servable(directory, options)
     # Ctrl-C and SIGTERM take the same way out: the blocks inside end what they started.
     signal.signal(signal.SIGTERM, _interrupt)
@@ -58,6 +74,16 @@ def _serve_until_interrupted(directory: "Store", name: str, options: "Serving", 
             signal.pause()
 
 
+def require_key(host: str, without_key: bool) -> None:
+    """Raises NoKey where others than this host's own users could ask, and nobody said that they may."""
+    if without_key or os.environ.get(API_KEY_VARIABLE) or host == "localhost" or host.startswith("127."):
+        return
+    raise NoKey(
+        f"on {host} everybody who reaches this host could use the model. Set a key first: export {API_KEY_VARIABLE}="
+        "$(openssl rand -hex 24); or say --without-key where the network itself keeps others out"
+    )
+
+
 def find_served_model(model: str, store: str) -> tuple["Store", str]:
     """The model's directory and the name to serve it by. Raises ArtifactNotFound listing what there is."""
     from cluster.artifacts import find_named
@@ -74,11 +100,9 @@ def find_served_model(model: str, store: str) -> tuple["Store", str]:
 
 
 def require_servable(directory: "Store", options: "Serving") -> None:
-    """Looks at the port and the model's files before anything starts. Raises PortInUse, ModelError, NotServable."""
+    """Looks at the model's files before anything starts. Raises ModelError, NotServable."""
     from jobs.model_files import check_model
-    from serving.port import require_free_port
 
-    require_free_port(options.host, options.port)
     facts = check_model(directory)
     if options.interface == "chat" and not facts.has_chat_template:
         raise NotServable(

@@ -11,12 +11,12 @@ from typer.testing import CliRunner
 
 from configs.schema.serving import Serving
 from jobs.cli import app
-from jobs.cli.serving import find_served_model, require_servable
+from jobs.cli.serving import find_served_model, require_key, require_servable
 from serving.port import PortInUse, require_free_port
 from tests.serving.tiny_llama import write_tiny_llama
-from tests.world.free_port import free_port
+from tests.world.command import acclimate, require_refused
 
-OPTIONS = {"port": free_port()}
+OPTIONS: dict[str, Any] = {}
 
 
 def _refusal(model: Path, **options: Any) -> str:
@@ -80,6 +80,30 @@ def test_a_port_in_use_is_named_with_its_process() -> None:
         with pytest.raises(PortInUse, match=f"port {port} .*process {os.getpid()} .*--port {port + 1}"):
             require_free_port("127.0.0.1", port)
     require_free_port("127.0.0.1", port)
+
+
+def test_a_port_in_use_ends_in_two_before_anything_starts(model: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        answer = acclimate("serve", str(model), "--port", str(taken.getsockname()[1]))
+    require_refused(answer, 2, "in use by process", "--port")
+    assert "starting" not in answer.stderr
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "10.0.0.7", "::"])
+def test_a_model_is_not_offered_to_a_network_without_a_key(
+    model: Path, host: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for none in (None, ""):
+        monkeypatch.delenv("ACCLIMATE_API_KEY", raising=False)
+        if none is not None:
+            monkeypatch.setenv("ACCLIMATE_API_KEY", none)
+        require_refused(acclimate("serve", str(model), "--host", host), 2, "ACCLIMATE_API_KEY", "--without-key")
+    require_key(host, without_key=True)
+    require_key("127.0.0.1", without_key=False)
+    monkeypatch.setenv("ACCLIMATE_API_KEY", "x" * 16)
+    require_key(host, without_key=False)
 
 
 @pytest.mark.parametrize(
