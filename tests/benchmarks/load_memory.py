@@ -15,15 +15,11 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT))
+
+from tests.benchmarks.side_by_side import memory_bytes  # noqa: E402 - the checkout is not on a script's path
+
 ALLOWANCE = 1.2
-
-
-def memory_bytes(field: str) -> int:
-    """VmRSS (now) or VmHWM (peak) of this process."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(field):
-            return int(line.split()[1]) * 1024
-    raise LookupError(f"/proc/self/status has no {field}")
 
 
 def load(rank: int, ranks: int, model: str, scratch: str) -> None:
@@ -61,7 +57,6 @@ def load(rank: int, ranks: int, model: str, scratch: str) -> None:
 
 
 def main() -> None:
-    sys.path.insert(0, str(ROOT))
     import torch.multiprocessing as multiprocessing
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
