@@ -1,5 +1,8 @@
 """The gate for every family: packing changes nothing, and the head contract equals transformers' own logits."""
 
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -9,12 +12,14 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from cluster.storage import open_store
 from configs.schema.training import Optimizer
-from jobs.records import PackedRow
+from jobs.records import ExampleRow, PackedRow
 from jobs.train.attention import UnsupportedModel
-from jobs.train.batch import pack_rows
+from jobs.train.batch import PackedBatch, pack_rows
+from jobs.train.examples import pack_examples, pack_mismatched
 from jobs.train.learner import Learner, LearnerSpec
 from jobs.train.model import build_on_meta, check_config
 from jobs.train.objectives.lm import next_token_loss
+from tests.train.judged import make_example
 from tests.train.tiny_models import FAMILIES, SIZES, VOCABULARY, save_tiny_model
 
 LENGTHS = (37, 5, 1, 61)
@@ -49,6 +54,14 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     learner = Learner(LearnerSpec(open_store(str(directory)), "fp32", None), one_rank)
     learner.load()
     return learner, in_transformers(directory)
+
+
+@pytest.fixture(scope="module")
+def scorer(model, one_rank: DeviceMesh) -> Learner:
+    """The same weights under a head of one row."""
+    learner = Learner(LearnerSpec(model[0].spec.model, "fp32", None, head="scores"), one_rank)
+    learner.load()
+    return learner
 
 
 def test_a_packed_segment_scores_as_it_does_alone_in_transformers(model) -> None:
@@ -99,6 +112,51 @@ def test_a_text_that_would_turn_its_neighbours_angles_is_refused(tmp_path: Path,
     learner.forward(pack_rows([row(segment(64, 0), segment(64, 1))]))
     with pytest.raises(UnsupportedModel, match="text of 65 tokens.*`context` of at most 64"):
         learner.forward(pack_rows([row(segment(65, 0), segment(9, 1))]))
+
+
+PACKINGS: dict[str, tuple[list[int], Callable[[list[ExampleRow]], PackedBatch]]] = {
+    "dpo": ([0, 1], pack_examples),
+    "orpo": ([0, 1], partial(pack_examples, learn_best_prompt=True)),
+    "kto": ([1, -1], pack_examples),
+    "kto_mismatched": ([1, -1], pack_mismatched),
+    "reward": ([1, 0, 2], pack_examples),
+}
+"""What a micro-batch of each objective that judges answers is made of: levels of an example, and how examples are packed."""
+
+
+def values_by_segment(learner: Learner, batch: PackedBatch) -> list[torch.Tensor]:
+    """Log-probabilities of each segment, or its score."""
+    values = learner.forward(batch)
+    if learner.spec.head == "scores":
+        return list(values)
+    return [values[batch.answers.segment_W == number] for number in range(len(batch.answers.level_S))]
+
+
+@pytest.mark.parametrize("objective", PACKINGS)
+def test_another_example_leaves_every_bit(model, scorer: Learner, objective: str) -> None:
+    """Neither the examples on both sides nor, inside an example, the other answers reach a segment."""
+    levels, pack = PACKINGS[objective]
+    learner = scorer if objective == "reward" else model[0]
+    example = partial(make_example, levels, 6, [9, 14, 5][: len(levels)])
+    kept = example(seed=1)
+    changed = 0 if objective == "kto" else len(levels) - 1
+    first = values_by_segment(learner, pack([example(seed=2), kept, example(seed=3)]))
+    second = values_by_segment(learner, pack([example(seed=4), kept, example(seed=5)]))
+    third = values_by_segment(learner, pack([example(seed=2), with_another_end(kept, changed), example(seed=3)]))
+    inside = len(first) // 3  # of a thumb one of the two segments is packed, so `changed` is the last one there
+    for number, value in enumerate(first):
+        in_kept, last = number // inside == 1, number == 2 * inside - 1
+        assert torch.equal(value, second[number]) is in_kept
+        assert torch.equal(value, third[number]) is not last
+
+
+def with_another_end(row: ExampleRow, segment: int) -> ExampleRow:
+    """The same tokens but for the last three of a segment."""
+    ids = list(row.input_ids)
+    stop = sum(row.segment_lengths[: segment + 1])
+    for place in range(stop - 3, stop):
+        ids[place] = 3 + (ids[place] - 2) % (VOCABULARY - 3)
+    return replace(row, input_ids=ids)
 
 
 @pytest.mark.parametrize(
