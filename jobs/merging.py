@@ -60,6 +60,7 @@ def merge_into(adapter: Store, base: Store, output: Store) -> None:
     """Writes a model directory. Raises AdapterError where the two do not fit, MergeError where there is something already."""
     from jobs.train.adapters import SCORE_NAME
     from jobs.train.merge import export_merged, read_adapters, write_reward_config
+    from jobs.train.reward_scale import read_scale, write_scale
 
     if output.names():
         raise MergeError(f"{output.root} is not empty; name another place")
@@ -67,6 +68,9 @@ def merge_into(adapter: Store, base: Store, output: Store) -> None:
     export_merged(tensors, lora, base, output)
     if SCORE_NAME in tensors:
         write_reward_config(output)
+        scale = read_scale(adapter)
+        if scale is not None:
+            write_scale(scale, output)
 
 
 def merge_into_artifact(store: Store, name: str, adapter: Part, base: Part) -> Artifact:

@@ -145,7 +145,11 @@ class ExampleStage(TrainStage):
 
 
 class RewardStage(ExampleStage):
-    """Pairs or rankings -> a model that scores answers."""
+    """Pairs or rankings -> a model that scores answers.
+
+    After the last step reward.json beside its weights says mean and standard deviation of its scores over judged answers of
+    the held-out split (of the train split where `heldout` is not given); whoever scores with it subtracts and divides.
+    """
 
     stage: Literal["reward"]
     loss: RewardLoss = RewardLoss()

@@ -31,6 +31,7 @@ from jobs.train.model import Head, build_on_meta, read_config
 from jobs.train.objectives.objective import LossFunction, Mean, mean_of
 from jobs.train.one_rank import WholeModel, WholeRows
 from jobs.train.optimizer import AdamW
+from jobs.train.reward_scale import read_scale
 
 
 class NonFiniteLoss(RunFailed, ArithmeticError):
@@ -111,6 +112,7 @@ class Learner:
         module = build_on_meta(self.config, spec.trust_remote_code, spec.head, spec.lora, master_type)
         shapes = {name: tuple(parameter.shape) for name, parameter in module.named_parameters()}
         self.stored = where_from(spec.model, shapes)
+        self.scale = read_scale(spec.model) if spec.head == "scores" and spec.optimizer is None else None
         trained = {name: shapes[name] for name, parameter in module.named_parameters() if parameter.requires_grad}
         self.continued = trained_before(spec.adapter, spec.lora, trained) if spec.adapter and spec.lora else {}
         if spec.optimizer is None:
@@ -140,9 +142,13 @@ class Learner:
 
     @torch.no_grad()
     def forward(self, batch: PackedBatch, temperature: float = 1.0) -> Tensor:
-        """Without gradient: fp32 (W,) log-probabilities of the batch's weighted targets, or (S,) scores of its segments."""
+        """Without gradient: fp32 (W,) log-probabilities of the batch's weighted targets, or (S,) scores of its segments.
+
+        A frozen scorer gives its scores on the scale of its reward.json.
+        """
         self.sharded.before_forward()
-        return self.sharded.module(batch.to(self.device), temperature).values
+        values = self.sharded.module(batch.to(self.device), temperature).values
+        return values if self.scale is None else self.scale.normalised(values)
 
     def forward_backward(self, micro_batches: Sequence[PackedBatch], loss_function: LossFunction) -> StepSums:
         """Adds the gradient of the loss over `micro_batches`, summed over ranks after the last of them.
@@ -194,8 +200,7 @@ class Learner:
         finite = torch.isfinite(squares) & torch.isfinite(sums.loss)
         # Replicas hold the same reduced gradient, so each contributes its part of the one norm.
         squares = squares / self.sharded.mesh["replicate"].size()
-        flags = torch.tensor([0.0, stop, checkpoint], dtype=torch.float64, device=self.device)
-        flags[0] = (~finite).double()
+        flags = torch.tensor([not finite, stop, checkpoint], dtype=torch.float64, device=self.device)
         watched = [part for mean in sums.metrics.values() for part in (mean.total, mean.count)]
         reduced = torch.cat([torch.stack([squares, sums.loss]), flags, torch.stack(watched)])
         dist.all_reduce(reduced)
@@ -236,11 +241,9 @@ class Learner:
 
     def state_rows(self) -> dict[str, RowSpan]:
         """For every tensor of `state`, which rows of the whole this rank holds."""
-        spans: dict[str, RowSpan] = {}
         kinds = ("param",) if self.optimizer is None else ("param", "exp_avg", "exp_avg_sq")
-        for kind in kinds:
-            for name, rows in self._trained().items():
-                spans[f"{kind}/{name}"] = RowSpan(rows.first_row, rows.rows, rows.full_shape)
+        trained = {name: RowSpan(own.first_row, own.rows, own.full_shape) for name, own in self._trained().items()}
+        spans = {f"{kind}/{name}": span for kind in kinds for name, span in trained.items()}
         if self.optimizer is not None:
             held = len(self.state()["steps_done"])
             spans["steps_done"] = RowSpan(1 - held, held, (1,))

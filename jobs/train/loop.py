@@ -29,6 +29,7 @@ from jobs.train.plan import rows_per_step
 from jobs.train.reader import RowReader
 from jobs.train.readings import Readings
 from jobs.train.reference import check_references, compute_references, find_references, steps_until_all_rows
+from jobs.train.reward_scale import measure_scale, write_scale
 
 
 @dataclass(frozen=True)
@@ -257,6 +258,11 @@ def _export(run: _Run) -> None:
     run.learner.export(job.output.below("model"))
     if job.stage.lora is not None:
         run.learner.export_adapters(job.output.below("adapter"))
+    if objective_of(job.stage).head == "scores":
+        scale = measure_scale(run.learner, job.stage, job.shards)
+        if dist.get_rank() == 0:
+            for place in ("model",) if job.stage.lora is None else ("model", "adapter"):
+                write_scale(scale, job.output.below(place))
     if dist.get_rank() == 0:
         job.output.write_json("history.json", run.history)
 
