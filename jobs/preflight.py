@@ -123,16 +123,16 @@ def _check_model(run: Run, planned: PlannedStage, waiting: dict[str, PlannedStag
         case ModelStage() as stage:
             return StageSpace(planned.name, _check_import(planned, stage, store))
         case ShardsStage() as stage:
-            origin = _origin(planned, "model", waiting, store)
+            origin = model_origin(planned, "model", waiting, store)
             if origin is not None:
                 _check_rows(planned.name, stage, origin)
         case TrainStage() as stage:
-            origin = _origin(planned, "model", waiting, store)
+            origin = model_origin(planned, "model", waiting, store)
             if origin is not None:
                 return _check_training(run, planned, stage, origin, store)
         case EvaluateStage() as stage:
             for key, name in ((f"models.{index}", name) for index, name in enumerate(stage.models)):
-                origin = _origin(planned, key, waiting, store)
+                origin = model_origin(planned, key, waiting, store)
                 if origin is not None:
                     for chosen, tokens in ((chosen, found.tokens) for chosen, found in stage.sets.items()):
                         _check_context(f"stages.{planned.name}.sets.{chosen}.tokens", tokens, name, origin)
@@ -212,14 +212,18 @@ def _row_tokens(run: Run, planned: PlannedStage, store: Store) -> int | None:
     return None if finished is None else int(finished.record["settings"]["context"])
 
 
-def _origin(planned: PlannedStage, key: str, waiting: dict[str, PlannedStage], store: Store) -> Origin | None:
+def model_origin(planned: PlannedStage, key: str, waiting: dict[str, PlannedStage], store: Store) -> Origin | None:
     """The files behind a model that a stage reads: training changes numbers only. None where they are still at a hub."""
     finished = _parent(planned, key, store)
     if finished is not None:
         return Origin(finished.content.below("model"), None, trusts_code(store, finished))
     [name] = [name for input_key, _, name in stage_inputs(planned.stage) if input_key == key]
     before = waiting[name]
-    return _origin(before, "model", waiting, store) if isinstance(before.stage, TrainStage) else _source(before, store)
+    return (
+        model_origin(before, "model", waiting, store)
+        if isinstance(before.stage, TrainStage)
+        else _source(before, store)
+    )
 
 
 def _source(planned: PlannedStage, store: Store) -> Origin | None:

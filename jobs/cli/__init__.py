@@ -7,7 +7,7 @@ import sys
 import typer
 
 from configs.errors import Stopped, user_error_inside
-from jobs.cli import cluster, doctor, inspect, merging, run, serving
+from jobs.cli import cluster, data, doctor, inspect, merging, run, serving
 
 app = typer.Typer(
     name="acclimate",
@@ -22,6 +22,7 @@ for verb in (
     serving.serve, merging.merge, inspect.lineage, inspect.gc, inspect.schema, doctor.doctor,
 ):  # fmt: skip
     app.command(name="eval" if verb is run.evaluate_models else None)(verb)
+app.add_typer(data.app)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -76,7 +76,7 @@ def build_corpus(stage: CorpusStage, output: Store, progress: Progress) -> Corpu
     """
     inputs = find_inputs(stage, Path.cwd())
     reports = run_partitions(
-        _read_units(stage, inputs),
+        read_units(stage, inputs),
         partition_reader(stage),
         partition_writer(stage, output),
         stage.partitions,
@@ -120,7 +120,7 @@ def read_corpus_split(corpus: Store, split: Literal["train", "heldout"]) -> pa.T
     return pa.concat_tables(tables).sort_by([("document_id", "ascending"), ("sha256", "ascending")])
 
 
-def _read_units(stage: CorpusStage, inputs: list[InputFile]) -> list[dict[str, Any]]:
+def read_units(stage: CorpusStage, inputs: list[InputFile]) -> list[dict[str, Any]]:
     """What one call reads: a file; or all files of a source with a limit, because "the first N" runs across them."""
     units: list[dict[str, Any]] = []
     for name, source in stage.sources.items():
@@ -131,7 +131,7 @@ def _read_units(stage: CorpusStage, inputs: list[InputFile]) -> list[dict[str, A
 
 
 def partition_reader(stage: CorpusStage) -> Read:
-    """Reads the candidates of one unit (`_read_units`)."""
+    """Reads the candidates of one unit (`read_units`)."""
 
     def read(unit: dict[str, Any]) -> Iterator[pa.Table]:
         source = stage.sources[unit["source"]]
@@ -195,7 +195,7 @@ def partition_writer(stage: CorpusStage, output: Store) -> Write:
         tables = {
             "train": survivors.filter(pa.array(~heldout)).select(DOCUMENT_SCHEMA.names),
             "heldout": survivors.filter(pa.array(heldout)).select(DOCUMENT_SCHEMA.names),
-            "quarantine": _quarantine(candidates.filter(~is_document), deduplicated.duplicates),
+            "quarantine": quarantine(candidates.filter(~is_document), deduplicated.duplicates),
         }
         written = [
             write_table(output, f"{name}/part-{partition:05d}.parquet", table)
@@ -234,7 +234,7 @@ def _by_source(counts: dict[str, int]) -> dict[str, dict[str, int]]:
     return found
 
 
-def _quarantine(bad_rows: pa.Table, duplicates: pa.Table) -> pa.Table:
+def quarantine(bad_rows: pa.Table, duplicates: pa.Table) -> pa.Table:
     """Bad rows and duplicates (with the survivor's uri as detail), sorted by uri, reason and detail."""
     repeated = pa.table(
         {

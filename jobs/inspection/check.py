@@ -1,0 +1,140 @@
+"""Whether a sample of a run's data can be learnt from: counts, lengths, and the gates that a run should not pass.
+
+Sample --cut at the context, pack--> DataReport --gates--> sentences that say what is wrong and where
+"""
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from jobs.corpus.pack import pack
+from jobs.corpus.segments import SEGMENT_SCHEMA
+from jobs.inspection.sample import WITHOUT_LIMIT, Sample
+
+ALL_MASKED_SHARE = 0.05
+"""Gate: above this share of rows without a token to learn the data are not what the config says. Our own choice."""
+PLACES_NAMED = 5
+
+MASKED = ("nothing_learnt", "no_answer", "answer_cut_off")
+"""Reasons of rows in which no token would be learnt."""
+
+
+@dataclass(frozen=True)
+class DataReport:
+    """What a shards stage would make of the sample.
+
+    Example:
+        DataReport(stage="pairs", rows="preferences", context=512, sampled=300, complete=True,
+                   verdicts={"people": {"conversation_preferences": 300}}, train=294, heldout=6, left_out=0,
+                   set_aside={"identical_answers": {"count": 1, "places": ["dpo.json#17"]}}, lengths={"p50": 310, ...},
+                   truncated=12, lost_tokens=900, fill=0.61, learnt_tokens=90_000, tokens=180_000, failed=[])
+    """
+
+    stage: str
+    rows: str
+    context: int
+    sampled: int
+    """Rows that were read, good and bad."""
+    complete: bool
+    """Whether these are all rows of the sources."""
+    verdicts: dict[str, dict[str, int]]
+    train: int
+    heldout: int
+    left_out: int
+    set_aside: dict[str, dict[str, Any]]
+    """By reason: how many, and where the first ones are."""
+    lengths: dict[str, int]
+    """Tokens of a segment (a text, a conversation, a prompt with one answer) before anything is cut: p50, p90, p99, max."""
+    truncated: int
+    lost_tokens: int
+    fill: float
+    """Of packed rows; of examples, the share of the context that a segment takes."""
+    tokens: int
+    """After cutting."""
+    learnt_tokens: int
+    failed: list[str]
+    """The gates that do not hold, for people."""
+
+
+def check_sample(name: str, sample: Sample) -> DataReport:
+    """Counts, lengths and gates of a shards stage."""
+    stage = sample.stage
+    splits = stage.rows == "text"  # texts are cut into pieces, none of which is lost
+    segments = [(row, segment) for row in sample.rows for segment in row.segments if segment.level != -1]
+    lengths = np.array([len(segment.input_ids) for _, segment in segments] or [0])
+    over = np.maximum(lengths - stage.context, 0) if not splits else np.zeros_like(lengths)
+    masked = sorted({row.uri for row, segment in segments if not splits and not any(segment.weights[: stage.context])})
+    aside = _set_aside(sample, masked)
+    truncated = int((over > 0).sum())
+    if stage.too_long == "quarantine" and truncated:
+        places = sorted({row.uri for row, segment in segments if len(segment.input_ids) > stage.context})
+        aside["too_long"] = {"count": len(places), "places": places[:PLACES_NAMED]}
+    longer = {row.uri for row, segment in segments if not splits and len(segment.input_ids) > stage.context}
+    gone = {*masked, *(longer if stage.too_long == "quarantine" else ())}
+    kept = [row for row in sample.rows if row.uri not in gone]
+    limit = WITHOUT_LIMIT if splits else stage.context
+    learnt = sum(sum(map(bool, segment.weights[:limit])) for row, segment in segments if row.uri not in gone)
+    report = DataReport(
+        stage=name, rows=stage.rows, context=stage.context,
+        sampled=sample.documents.table.num_rows + sample.documents.bad_rows.num_rows,
+        complete=sample.documents.complete, verdicts=sample.documents.verdicts,
+        train=sum(row.split == "train" for row in kept), heldout=sum(row.split == "heldout" for row in kept),
+        left_out=sample.left_out, set_aside=aside,
+        lengths={**{f"p{q}": int(np.percentile(lengths, q, method="higher")) for q in (50, 90, 99)}, "max": int(lengths.max())},
+        truncated=truncated, lost_tokens=int(over.sum()), fill=_fill(sample, splits),
+        tokens=int(np.minimum(lengths, limit).sum()), learnt_tokens=learnt, failed=[],
+    )  # fmt: skip
+    report.failed.extend(_gates(report))
+    return report
+
+
+def _set_aside(sample: Sample, masked: list[str]) -> dict[str, dict[str, Any]]:
+    counts: Counter[str] = Counter()
+    places: dict[str, list[str]] = {}
+    rows = [*sample.documents.bad_rows.to_pylist(), *sample.refused.to_pylist()]
+    rows += [{"reason": "answer_cut_off", "uri": uri} for uri in masked]
+    for row in rows:
+        counts[row["reason"]] += 1
+        places.setdefault(row["reason"], []).append(row["uri"])
+    return {reason: {"count": counts[reason], "places": places[reason][:PLACES_NAMED]} for reason in sorted(counts)}
+
+
+def _fill(sample: Sample, splits: bool) -> float:
+    stage = sample.stage
+    segments = [segment for row in sample.rows for segment in row.segments if row.split == "train"]
+    if not segments:
+        return 0.0
+    if stage.rows not in ("text", "messages"):
+        return float(np.mean([min(len(segment.input_ids), stage.context) for segment in segments])) / stage.context
+    columns = {
+        "input_ids": [segment.input_ids for segment in segments],
+        "weights": [segment.weights for segment in segments],
+        "document_id": range(len(segments)),
+    }
+    packed = pack(pa.table(columns, schema=SEGMENT_SCHEMA), stage.context, "split" if splits else "truncate")
+    return sum(map(len, packed["input_ids"].to_pylist())) / (packed.num_rows * stage.context)
+
+
+def _gates(report: DataReport) -> list[str]:
+    failed = []
+    ends = report.set_aside.get("no_end")
+    if ends:
+        failed.append(
+            f"{ends['count']} rows have an answer that the template does not end by an end-of-sequence token "
+            f"({', '.join(ends['places'])}); a model trained on them would not stop. Add `eos_token` to the template."
+        )
+    masked = [report.set_aside[reason] for reason in MASKED if reason in report.set_aside]
+    count = sum(found["count"] for found in masked)
+    if report.rows != "text" and count > ALL_MASKED_SHARE * max(report.sampled, 1):
+        places = [place for found in masked for place in found["places"]][:PLACES_NAMED]
+        failed.append(
+            f"{count} of {report.sampled} rows have no token to learn ({', '.join(places)}); raise `context` "
+            f"({report.context}) where answers are cut off, or mend the rows."
+        )
+    if report.train + report.heldout == 0 or report.learnt_tokens == 0:
+        read = {name: list(found) for name, found in report.verdicts.items()}
+        failed.append(f"nothing is left to learn as `rows: {report.rows}`; the sources were read as {read}.")
+    return failed
