@@ -25,7 +25,7 @@ from rich.status import Status
 from configs.errors import UserError
 
 RECORD = "assets.json"
-RECORD_VERSION = 1
+RECORD_VERSION = 2
 """Raised by hand when the layout below changes, so that older directories are rebuilt."""
 MODEL = "smollm2-135m-instruct"
 DOWNLOADS = ".download"
@@ -99,7 +99,25 @@ C4 = Member(
     "general/c4.jsonl",
     "f51528081ef22279f2840c02c4cd7cdfc372138be0817c5b8714d200af692b78",
 )
-MEMBERS = (GGUF, PUBMED_2021, PUBMED_1970S, WIKI, C4)
+ALPACA = Member(
+    LLAMAFACTORY,
+    "llamafactory-0.9.5/data/alpaca_en_demo.json",
+    "instructions/alpaca_en_demo.json",
+    "bcc37c64db1a739a0789a1b81f251146fcf4459f903474bc9e3c21bbb5628318",
+)
+DPO = Member(
+    LLAMAFACTORY,
+    "llamafactory-0.9.5/data/dpo_en_demo.json",
+    "preferences/dpo_en_demo.json",
+    "b949be2421cfa62744afcf1b479f95b299d643d1a4c1c97d1341b314a1aa5cb3",
+)
+KTO = Member(
+    LLAMAFACTORY,
+    "llamafactory-0.9.5/data/kto_en_demo.json",
+    "thumbs/kto_en_demo.json",
+    "9891687dea7c00e54af2e39534085c151ce3462d073574eeff2af927cc56fb74",
+)
+MEMBERS = (GGUF, PUBMED_2021, PUBMED_1970S, WIKI, C4, ALPACA, DPO, KTO)
 
 LICENCES = """# Licences of the demo assets
 
@@ -112,6 +130,10 @@ Nothing here is part of the repository. Do not publish the texts, or rows made f
   copyright (`CopyrightInformation` in the records). LicenseRef-NLM.
 - `general/wiki.jsonl`: 30 Wikipedia articles, CC-BY-SA-3.0; `general/c4.jsonl`: 300 web pages of C4, ODC-By-1.0; both
   from the source package llamafactory 0.9.5.
+- `instructions/alpaca_en_demo.json`: 999 instructions with answers; `preferences/dpo_en_demo.json`: 300 pairs;
+  `thumbs/kto_en_demo.json`: 300 thumbs, half of them up; from the same source package, whose own licence is Apache-2.0.
+  The package does not say where they come from. The instructions look like Alpaca-GPT4, which is CC-BY-NC-4.0: take them
+  as non-commercial. Answers are written by models, and labels of pairs and thumbs are not known to be people's.
 """
 
 StepReport = Callable[[str], None]

@@ -65,46 +65,49 @@ def check_sample(name: str, sample: Sample) -> DataReport:
     splits = stage.rows == "text"  # texts are cut into pieces, none of which is lost
     segments = [(row, segment) for row in sample.rows for segment in row.segments if segment.level != -1]
     lengths = np.array([len(segment.input_ids) for _, segment in segments] or [0])
-    over = np.maximum(lengths - stage.context, 0) if not splits else np.zeros_like(lengths)
-    masked = sorted({row.uri for row, segment in segments if not splits and not any(segment.weights[: stage.context])})
-    aside = _set_aside(sample, masked)
-    truncated = int((over > 0).sum())
-    if stage.too_long == "quarantine" and truncated:
-        places = sorted({row.uri for row, segment in segments if len(segment.input_ids) > stage.context})
-        aside["too_long"] = {"count": len(places), "places": places[:PLACES_NAMED]}
-    longer = {row.uri for row, segment in segments if not splits and len(segment.input_ids) > stage.context}
-    gone = {*masked, *(longer if stage.too_long == "quarantine" else ())}
-    kept = [row for row in sample.rows if row.uri not in gone]
-    limit = WITHOUT_LIMIT if splits else stage.context
-    learnt = sum(sum(map(bool, segment.weights[:limit])) for row, segment in segments if row.uri not in gone)
+    # Where what is too long is set aside, nothing is cut off.
+    cuts = not splits and stage.too_long == "truncate"
+    masked = sorted({row.uri for row, segment in segments if cuts and not any(segment.weights[: stage.context])})
+    longer = {
+        row.uri for row, segment in segments if not splits and not cuts and len(segment.input_ids) > stage.context
+    }
+    aside = _set_aside(sample, masked, sorted(longer))
+    gone = {*masked, *longer}
+    kept = [(row, segment) for row, segment in segments if row.uri not in gone]
+    limit = stage.context if cuts else WITHOUT_LIMIT
+    over = [max(0, len(segment.input_ids) - limit) for _, segment in kept]
+    documents = {row.uri: row.split for row, _ in kept}
     report = DataReport(
         stage=name, rows=stage.rows, context=stage.context,
         sampled=sample.documents.table.num_rows + sample.documents.bad_rows.num_rows,
         complete=sample.documents.complete, verdicts=sample.documents.verdicts,
-        train=sum(row.split == "train" for row in kept), heldout=sum(row.split == "heldout" for row in kept),
+        train=list(documents.values()).count("train"), heldout=list(documents.values()).count("heldout"),
         left_out=sample.left_out, set_aside=aside,
         lengths={**{f"p{q}": int(np.percentile(lengths, q, method="higher")) for q in (50, 90, 99)}, "max": int(lengths.max())},
-        truncated=truncated, lost_tokens=int(over.sum()), fill=_fill(sample, splits),
-        tokens=int(np.minimum(lengths, limit).sum()), learnt_tokens=learnt, failed=[],
+        truncated=sum(map(bool, over)), lost_tokens=sum(over), fill=_fill(sample, gone),
+        tokens=sum(min(len(segment.input_ids), limit) for _, segment in kept),
+        learnt_tokens=sum(sum(map(bool, segment.weights[:limit])) for _, segment in kept), failed=[],
     )  # fmt: skip
     report.failed.extend(_gates(report))
     return report
 
 
-def _set_aside(sample: Sample, masked: list[str]) -> dict[str, dict[str, Any]]:
+def _set_aside(sample: Sample, masked: list[str], longer: list[str]) -> dict[str, dict[str, Any]]:
     counts: Counter[str] = Counter()
     places: dict[str, list[str]] = {}
     rows = [*sample.documents.bad_rows.to_pylist(), *sample.refused.to_pylist()]
     rows += [{"reason": "answer_cut_off", "uri": uri} for uri in masked]
+    rows += [{"reason": "too_long", "uri": uri} for uri in longer]
     for row in rows:
         counts[row["reason"]] += 1
         places.setdefault(row["reason"], []).append(row["uri"])
     return {reason: {"count": counts[reason], "places": places[reason][:PLACES_NAMED]} for reason in sorted(counts)}
 
 
-def _fill(sample: Sample, splits: bool) -> float:
+def _fill(sample: Sample, gone: set[str]) -> float:
     stage = sample.stage
-    segments = [segment for row in sample.rows for segment in row.segments if row.split == "train"]
+    rows = [row for row in sample.rows if row.split == "train" and row.uri not in gone]
+    segments = [segment for row in rows for segment in row.segments]
     if not segments:
         return 0.0
     if stage.rows not in ("text", "messages"):
@@ -114,7 +117,9 @@ def _fill(sample: Sample, splits: bool) -> float:
         "weights": [segment.weights for segment in segments],
         "document_id": range(len(segments)),
     }
-    packed = pack(pa.table(columns, schema=SEGMENT_SCHEMA), stage.context, "split" if splits else "truncate")
+    packed = pack(
+        pa.table(columns, schema=SEGMENT_SCHEMA), stage.context, "split" if stage.rows == "text" else "truncate"
+    )
     return sum(map(len, packed["input_ids"].to_pylist())) / (packed.num_rows * stage.context)
 
 
