@@ -60,9 +60,8 @@ def _document(article: ET.Element, uri: str, seen: set[str]) -> Raw | Rejected:
     sections = _sections(article)
     if not sections:
         return Rejected(place, "no_abstract", "no AbstractText with text")
-    return Raw(
-        place, "\n\n".join([title, *(section.paragraph for section in sections)]), _conclusion_task(title, sections)
-    )
+    text = "\n\n".join([title, *(section.paragraph for section in sections)])
+    return Raw(place, text, _conclusion_task(title, sections), format="pubmed")
 
 
 def _sections(article: ET.Element) -> list[Section]:

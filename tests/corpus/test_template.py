@@ -75,6 +75,56 @@ def test_only_answers_and_their_ends_are_learnt(tokenizer: PreTrainedTokenizerBa
     assert everything.weights.tolist() == [0] + [1] * (len(everything.input_ids) - 1)
 
 
+def learnt_parts(
+    tokenizer: PreTrainedTokenizerBase, messages: list[Message], train_on: str, first: int = 0
+) -> list[str]:
+    rendered = render(tokenizer, messages, {2}, train_on, first)  # pyright: ignore[reportArgumentType]
+    runs = np.split(rendered.input_ids, np.flatnonzero(np.diff(rendered.weights)) + 1)
+    weights = np.split(rendered.weights, np.flatnonzero(np.diff(rendered.weights)) + 1)
+    return [tokenizer.decode(run.tolist()) for run, weight in zip(runs, weights, strict=True) if weight[0]]
+
+
+def test_a_turn_that_is_not_to_be_learnt_weighs_nothing(tokenizer: PreTrainedTokenizerBase):
+    silent: Message = {**ANSWER, "weight": 0}
+    assert learnt_parts(tokenizer, [FIRST, silent, SECOND, SHORT], "assistant") == ["Small.<|im_end|>"]
+    assert learnt_parts(tokenizer, [FIRST, ANSWER, SECOND, {**SHORT, "weight": 0}], "assistant") == [
+        "Mice are small.<|im_end|>"
+    ]
+    assert learnt_parts(tokenizer, [FIRST, ANSWER, SECOND, SHORT], "last") == ["Small.<|im_end|>"]
+    assert learnt_parts(tokenizer, [FIRST, ANSWER, SECOND, SHORT], "assistant", first=3) == ["Small.<|im_end|>"]
+    everything = "".join(learnt_parts(tokenizer, [FIRST, silent, SECOND, SHORT], "all"))
+    assert "Shorter!" in everything and "Mice are small." not in everything
+    ids = [
+        render(tokenizer, [FIRST, turn, SECOND, SHORT], {2}, "assistant").input_ids.tolist()
+        for turn in (ANSWER, silent)
+    ]
+    assert ids[0] == ids[1]
+
+
+def test_conversations_without_a_turn_to_learn_are_refused(tokenizer: PreTrainedTokenizerBase):
+    for messages, train_on in (
+        ([FIRST, {**ANSWER, "weight": 0}], "assistant"),
+        ([FIRST, ANSWER, SECOND, {**SHORT, "weight": 0}], "last"),
+    ):
+        with pytest.raises(RowError) as refused:
+            render(tokenizer, messages, {2}, train_on)
+        assert refused.value.reason == "nothing_learnt"
+
+
+def test_a_tokenizer_that_serves_other_tokens_than_it_trains_is_refused(model: Path, monkeypatch: pytest.MonkeyPatch):
+    tokenizer = tokenizer_of(model)
+    check_template(tokenizer, {2})
+    real = tokenizer.apply_chat_template
+
+    def with_a_beginning(messages, tokenize: bool, **options):
+        made = real(messages, tokenize=tokenize, **options)
+        return {"input_ids": [1, *made["input_ids"]]} if tokenize else made
+
+    monkeypatch.setattr(tokenizer, "apply_chat_template", with_a_beginning)
+    with pytest.raises(TemplateError, match="tokens in training and .* when served"):
+        check_template(tokenizer, {2})
+
+
 words = st.text(alphabet=st.sampled_from("aB7 .:#\n'-äα漢"), min_size=1, max_size=40).map(str.strip).filter(bool)
 
 
