@@ -39,7 +39,10 @@ class Collected:
 
 def collect(store: Store, unfinished: bool = False) -> Collected:
     """Looks through all artifacts. With `unfinished`, checkpoints that no config's newest run would go on from count too."""
-    wanted = {directory for status in newest_runs(store) for directory in status["planned"].values()}
+    newest = newest_runs(store)
+    # A run that was begun before runs noted what they plan may want anything.
+    unfinished = unfinished and all("planned" in status for status in newest)
+    wanted = {directory for status in newest for directory in status.get("planned", {}).values()}
     found = Collected([], [])
     for name in store.names("artifacts"):
         kind, _, key = name.rpartition("-")

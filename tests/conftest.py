@@ -21,8 +21,8 @@ os.environ.update(
         "WANDB_MODE": "offline",
     }
 )
-for variable in [name for name in os.environ if name.startswith("AWS_")]:
-    # A test may never touch a real bucket, whatever the shell it was started from can reach.
+for variable in [name for name in os.environ if name.startswith(("AWS_", "ACCLIMATE_STORE", "ACCLIMATE_API_KEY"))]:
+    # A test may never touch a real bucket or store, whatever the shell it was started from can reach.
     del os.environ[variable]
 
 ENDING_S = 15

@@ -24,6 +24,11 @@ if TYPE_CHECKING:
 STATUS_EXIT_CODES = {"succeeded": 0, "failed": 100, "cancelled": 103}
 """As SkyPilot's (sky/exceptions.py, JobExitCode): scripts that wait for a job know them."""
 NOT_FINISHED, NOT_FOUND = 101, 102
+STATUS_KEYS = (
+    *("run_id", "job_id", "name", "status", "stage", "error", "message", "driver_exit_code"),
+    *("created_at", "seen_at", "finished_at", "artifacts"),
+)
+"""What people are shown of a status, in this order; --json has all of it."""
 POLL_S = 1.0
 """A run writes its events every 2 s."""
 
@@ -177,7 +182,9 @@ def _json_line(event: dict[str, Any]) -> str:
 def _event_line(event: dict[str, Any]) -> str:
     clock = time.strftime("%H:%M:%S", time.localtime(event["created_at"]))
     numbers = "  ".join(
-        f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in event["data"].items()
+        f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}"
+        for key, value in event["data"].items()
+        if key not in ("stage", "step")  # both stand in the message
     )
     level = "" if event["level"] == "info" else f"{event['level'].upper()} "
     return f"{clock} {level}{event['message']}  {numbers}".rstrip()
@@ -185,9 +192,12 @@ def _event_line(event: dict[str, Any]) -> str:
 
 def _as_lines(found: dict[str, Any]) -> str:
     def shown(key: str, value: Any) -> str:
+        if isinstance(value, dict):
+            return f"\n{'':18}".join(value.values())
         return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(value)) if key.endswith("_at") else str(value)
 
-    return "\n".join(f"{key:>16}  {shown(key, value)}" for key, value in found.items() if value not in (None, "", {}))
+    keys = [key for key in STATUS_KEYS if found.get(key) not in (None, "", {})]
+    return "\n".join(f"{key:>16}  {shown(key, found[key])}" for key in keys)
 
 
 def _job_logs(id: str, store: "Store", address: str, follow: bool) -> None:

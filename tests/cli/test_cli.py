@@ -179,6 +179,27 @@ def test_gc_of_unfinished_work_keeps_what_a_configs_newest_run_asks_for(store: S
     assert _files(store) == before, "finished artifacts and their records stay"
 
 
+def test_gc_takes_a_run_that_does_not_say_what_it_planned_to_want_anything(store: Store) -> None:
+    path = _unfinished(store, "sft", KEYS["half"])
+    status = {"run_id": "old", "name": "old", "status": "failed", "created_at": 0.0, "seen_at": 0.0}
+    store.write_json("runs/old/status.json", status)
+    shown = _json("gc", "--store", store.root, "--json", "--unfinished", "--yes")
+    assert [item["path"] for item in shown["kept"]] == [path] and store.names(path)
+
+
+def test_status_and_logs_read_well(store: Store) -> None:
+    log = RunLog(store, "toy", {}, {"base": "model-1", "cpt": "cpt-2"})
+    log.event("cpt step 3", data={"stage": "cpt", "step": 3, "loss": 2.5})
+    log.artifact("base", "model-1")
+    log.artifact("cpt", "cpt-2")
+    log.finish("succeeded")
+    lines = acclimate("status", log.run_id, "--store", store.root).stdout.splitlines()
+    assert [line.split()[0] for line in lines] == [
+        "run_id", "name", "status", "created_at", "seen_at", "finished_at", "artifacts", "cpt-2",
+    ]  # fmt: skip
+    assert acclimate("logs", log.run_id, "--store", store.root).stdout.split(maxsplit=1)[1] == "cpt step 3  loss 2.5\n"
+
+
 WRITER = """
 import sys, time
 from cluster.artifacts import attempt
