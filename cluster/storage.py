@@ -23,7 +23,8 @@ from typing import Any, BinaryIO, cast
 
 import fsspec
 
-from configs.errors import DoesNotFit, Unreachable
+from cluster.store_errors import StorageError, is_missing_bucket, storage_error
+from configs.errors import UserError
 
 CONFLICT_ATTEMPTS = 5
 """S3 answers 409 to a conditional PUT that met another one and asks to try again; botocore does not by itself."""
@@ -45,10 +46,6 @@ class Patience(Enum):
 
     RUN = Retries(connect_timeout_s=10, read_timeout_s=120, attempts=5, rounds=5)
     PROBE = Retries(connect_timeout_s=5, read_timeout_s=8, attempts=2, rounds=1)
-
-
-class StorageError(Unreachable, RuntimeError):
-    """The store cannot be reached, read or written; the message says what to check."""
 
 
 @dataclass(frozen=True)
@@ -209,11 +206,11 @@ class Store:
         except (StorageError, FileExistsError):
             raise
         except FileNotFoundError as error:
-            if "bucket does not exist" in str(error):
-                raise StorageError(_explain(self, error)) from error
+            if is_missing_bucket(error):
+                raise storage_error(self.root, self.is_s3, error) from error
             raise
         except Exception as error:
-            raise StorageError(_explain(self, error)) from error
+            raise storage_error(self.root, self.is_s3, error) from error
 
 
 def _s3_filesystem(retries: Retries) -> fsspec.AbstractFileSystem:
@@ -257,40 +254,30 @@ def _strip_scheme(path: str) -> str:
     return path.removeprefix("s3://").rstrip("/")
 
 
+class NoStore(UserError):
+    """What is given as a store is neither a directory nor an s3:// prefix."""
+
+
 def open_store(root: str, patience: Patience = Patience.RUN) -> Store:
-    """A store at a directory (made absolute) or an s3:// prefix."""
+    """A store at a directory (made absolute) or an s3:// prefix. Raises NoStore where it can be neither."""
+    scheme, separator, rest = root.partition("://")
+    if (
+        not root.strip()
+        or (separator and (scheme != "s3" or not rest.strip("/")))
+        or (root.startswith("s3:/") and not separator)
+    ):
+        raise NoStore(f"store: {root!r} is no place for artifacts; give a directory or s3://BUCKET/PREFIX.")
     return Store(root.rstrip("/") if root.startswith("s3://") else str(Path(root).expanduser().absolute()), patience)
 
 
 def check_store(store: Store) -> None:
-    """Writes, reads and removes one small file. Raises DoesNotFit on a full disk, else StorageError with what to mend."""
+    """Writes, reads and removes one small file. Raises StorageError, or DiskFull, with what to mend."""
     probe = f"probe-{uuid.uuid4().hex}"
     probed = Store(store.root, Patience.PROBE)
-    try:
-        probed.write(probe, b"acclimate")
-    except StorageError as error:
-        if isinstance(error.__cause__, OSError) and error.__cause__.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DoesNotFit(
-                f"{store.root}: {os.strerror(error.__cause__.errno)}. Free some (`df -h {store.root}`; `acclimate gc` shows "
-                "what runs left), or set `store` to another disk or s3://."
-            ) from error
-        raise
+    probed.write(probe, b"acclimate")
     if probed.read(probe) != b"acclimate":
         raise StorageError(f"{store.root}: what was written is not what is read back")
     probed.remove(probe)
-
-
-def _explain(store: Store, error: Exception) -> str:
-    reason = f"{type(error).__name__}: {error}".strip()
-    if not store.is_s3:
-        return (
-            f"{store.root} cannot be read or written ({reason}). Check the directory's owner and `df -h {store.root}`."
-        )
-    endpoint = os.environ.get("AWS_ENDPOINT_URL", "the default AWS endpoint")
-    return (
-        f"{store.root} cannot be reached or written through {endpoint} ({reason}). "
-        "Check AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and that the bucket exists."
-    )
 
 
 def _json_bytes(value: object) -> bytes:

@@ -5,7 +5,10 @@ import json
 import os
 import shutil
 import subprocess
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -141,6 +144,71 @@ def test_a_disk_that_cannot_hold_the_checkpoints(toy: ToyRun, monkeypatch: pytes
     require_refused(with_free(needed - 1), 3, *told, store=toy.store)
 
 
+def test_a_disk_that_is_mounted_read_only(toy: ToyRun, small_disk: Path) -> None:
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    told = (str(small_disk), "mounted read-only", "set `store` to another directory")
+    require_refused(acclimate("run", str(toy.config), f"store={small_disk / 'store'}"), 4, *told)
+
+
+@pytest.mark.parametrize("store", ["s3://", "s3:/bucket/store", "gs://bucket/store", "hdfs://host/store"])
+def test_a_store_that_is_no_place(toy: ToyRun, store: str) -> None:
+    for verb in ("run", "plan"):
+        require_refused(acclimate(verb, str(toy.config), f"store={store}"), 2, store, "s3://BUCKET/PREFIX")
+
+
+@contextmanager
+def _refusing_s3(status: int, code: str) -> Iterator[str]:
+    """An S3 that answers every request with one error; its address."""
+    body = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>No: {code}</Message></Error>".encode()
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"  # S3 clients wait for "100 Continue" before they send a body
+
+        def answer(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            self.send_response(status)
+            self.send_header("Content-Type", "application/xml")
+            self.send_header("Connection", "close")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(body)
+
+        do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = answer
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Quiet."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize(
+    ("status", "code", "remedy"),
+    [
+        (403, "AccessDenied", "allow s3:GetObject, s3:PutObject"),
+        (403, "RequestTimeTooSkewed", "The clock of this machine is wrong"),
+        (403, "SignatureDoesNotMatch", "AWS_SECRET_ACCESS_KEY"),
+        (403, "InvalidAccessKeyId", "AWS_ACCESS_KEY_ID"),
+        (400, "ExpiredToken", "AWS_SESSION_TOKEN"),
+        (400, "AuthorizationHeaderMalformed", "AWS_DEFAULT_REGION"),
+        (404, "NoSuchBucket", "Create the bucket"),
+    ],
+)
+def test_an_s3_that_refuses_says_how_to_mend_it(toy: ToyRun, status: int, code: str, remedy: str) -> None:
+    with _refusing_s3(status, code) as endpoint:
+        answer = acclimate_process("run", str(toy.config), "store=s3://bucket/store", **s3_environment(endpoint))
+    require_refused(answer, 4, "s3://bucket/store", endpoint, remedy)
+
+
 def test_a_store_that_is_a_file(toy: ToyRun, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a directory")
     for verb in ("run", "plan"):
@@ -162,13 +230,13 @@ def test_s3_credentials_that_are_refused(toy: ToyRun, s3: S3Server) -> None:
     with s3.required_credentials():
         environment = s3.environment(Credentials("AKIAWRONG", "wrong"))
         answer = acclimate_process("run", str(toy.config), store, **environment)
-    require_refused(answer, 4, store.removeprefix("store="), "AWS_SECRET_ACCESS_KEY")
+    require_refused(answer, 4, store.removeprefix("store="), "Set AWS_ACCESS_KEY_ID to a key")
 
 
 @pytest.mark.cluster
 def test_a_bucket_that_does_not_exist(toy: ToyRun, s3: S3Server) -> None:
     answer = acclimate_process("run", str(toy.config), "store=s3://no-such-bucket/store", **s3.environment())
-    require_refused(answer, 4, "s3://no-such-bucket/store", "that the bucket exists")
+    require_refused(answer, 4, "s3://no-such-bucket/store", "Create the bucket")
 
 
 def test_a_run_that_has_a_writer(toy: ToyRun) -> None:

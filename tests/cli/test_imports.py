@@ -17,7 +17,7 @@ HEAVY = ("torch", "ray", "vllm", "transformers")
 FILE_LINES, FUNCTION_LINES = 300, 60
 """What can be read in one go: a file in a few minutes, a function on one screen."""
 
-LIGHT_CLUSTER = ("artifacts", "checkout", "collect", "kill_points", "lease", "runs", "storage")
+LIGHT_CLUSTER = ("artifacts", "checkout", "collect", "kill_points", "lease", "runs", "storage", "store_errors")
 """What looking at a store needs; `session` and `submit` talk to Ray."""
 
 
