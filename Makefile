@@ -34,7 +34,7 @@ $(STAMP): lock-cpu.txt pyproject.toml
 	$(BIN)/python -m pip install --progress-bar on $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch==2.13.0
 	$(BIN)/python -m pip install --progress-bar on --no-deps -r lock-cpu.txt
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
-	@rm $(VENV)/.installing
+	@rm -f $(VENV)/.installing
 	@touch $(STAMP)
 
 # tcmalloc makes training up to a fifth faster; ip (network namespaces) is for the tests with separated hosts.
