@@ -56,8 +56,11 @@ def adapters_of(store: Store, artifact: Artifact) -> Adapters:
     return Adapters(adapter, model)
 
 
-def merge_into(adapter: Store, base: Store, output: Store) -> None:
-    """Writes a model directory. Raises AdapterError where the two do not fit, MergeError where there is something already."""
+def merge_into(adapter: Store, base: Store, output: Store) -> str:
+    """Writes a model directory; what was added to what, in words.
+
+    Raises AdapterError where the two do not fit, MergeError where there is something already.
+    """
     from jobs.train.adapters import SCORE_NAME
     from jobs.train.merge import export_merged, read_adapters, write_reward_config
     from jobs.train.reward_scale import read_scale, write_scale
@@ -71,6 +74,7 @@ def merge_into(adapter: Store, base: Store, output: Store) -> None:
         scale = read_scale(adapter)
         if scale is not None:
             write_scale(scale, output)
+    return f"rank {lora.rank} on {'the weights dequantised from 4 bits' if lora.base == 'nf4' else 'the weights as stored'}"
 
 
 def merge_into_artifact(store: Store, name: str, adapter: Part, base: Part) -> Artifact:
@@ -84,10 +88,11 @@ def merge_into_artifact(store: Store, name: str, adapter: Part, base: Part) -> A
     began = time.time()
     if find_artifact(store, "model", key) is None:
         with attempt(store, "model", key) as own:
-            merge_into(adapter.directory, base.directory, own.content.below("model"))
+            how = merge_into(adapter.directory, base.directory, own.content.below("model"))
             own.commit({
                 "name": name, "run": "merge", "stage_version": MERGE_VERSION, "config": config,
-                "settings": {role: part.directory.root for role, part in parts.items()}, "parents": parents, "seed": None,
+                "settings": {"how": how, **{role: part.directory.root for role, part in parts.items()}},
+                "parents": parents, "seed": None,
                 "versions": versions(), "started_at": began, "metrics": {}, "counts": {}, "licences": _licences(parts),
             })  # fmt: skip
     done = find_artifact(store, "model", key)

@@ -51,7 +51,7 @@ def test_merging_makes_an_artifact_that_knows_both_parents(adapted: ToyRun, tmp_
     for _ in range(2):  # the second time it is there already
         answer = acclimate("merge", "sft", "--into", "whole", "--store", store)
         assert answer.code == 0, answer.stderr
-        assert answer.stdout.startswith("model whole (model-")
+        assert answer.stdout.startswith("model whole (model-") and "rank 4 on the weights as stored" in answer.stdout
     merged = adapted.artifact("whole")
     assert merged.record["parents"] == {
         "adapter": f"sft-{adapted.artifact('sft').key}", "base": f"model-{adapted.artifact('base').key}",

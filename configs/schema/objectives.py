@@ -1,8 +1,8 @@
 """Settings of the objectives that learn from judged answers, and of adapters."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from configs.schema.tree import Node, PositiveInt
 
@@ -67,5 +67,14 @@ class Lora(Node):
     )
     base: Literal["as_stored", "nf4"] = Field(
         default="as_stored",
-        description="nf4: the frozen weights in 4 bits, replicated on every rank (QLoRA, 2305.14314).",
+        description="nf4: the decoder's linear layers in 4 bits, whole on every rank (QLoRA, arXiv 2305.14314). The merged "
+        "model then holds the dequantised weights, which the adapters were trained on.",
     )
+
+    @model_validator(mode="after")
+    def _magnitudes_need_weights(self) -> Self:
+        if self.dora and self.base == "nf4":
+            raise ValueError(
+                "dora takes the norm of the weights at every step, which `base: nf4` does not keep; choose one"
+            )
+        return self

@@ -33,13 +33,14 @@ def merge(
     parts = _parts(adapter, base, opened)
     if into is not None and ("/" in into or into == "."):
         target = open_store(into)
-        merge_into(parts[0].directory, parts[1].directory, target)
-        typer.echo(f"model: {target.root}")
+        how = merge_into(parts[0].directory, parts[1].directory, target)
+        typer.echo(f"model: {target.root} ({how})")
         return
     _require_language_model(parts[0])
     name = into or f"{Path(adapter).name}-merged"
     made = merge_into_artifact(opened, name, *parts)
-    typer.echo(f"model {made.name} ({made.kind}-{made.key}): {made.content.path('model')}")
+    how = made.record["settings"]["how"]
+    typer.echo(f"model {made.name} ({made.kind}-{made.key}, {how}): {made.content.path('model')}")
 
 
 def _parts(adapter: str, base: str | None, store: "Store") -> "tuple[Part, Part]":

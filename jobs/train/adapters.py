@@ -23,6 +23,8 @@ ADAPTER = "default"
 PEFT_PREFIX = "base_model.model."
 """What PEFT's files put before every name: the path of the model inside PeftModel."""
 ADAPTER_FILE, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
+BASE_FILE = "base.json"
+"""Beside them: in which form the base was while they were trained, which PEFT's config has no key for."""
 LORA_PART = re.compile(rf"^(?P<module>.+)\.(?P<part>lora_A|lora_B|lora_magnitude_vector)\.{ADAPTER}\.weight$")
 SCORE_NAME = "score.weight"
 """The head of a reward model: as in transformers' *ForSequenceClassification, which reads what is exported."""
@@ -136,13 +138,14 @@ def read_adapter_config(adapter: Store) -> Lora:
     return Lora(
         rank=config["r"], alpha=config["lora_alpha"], rslora=config.get("use_rslora", False),
         dora=config.get("use_dora", False), train_whole=config.get("modules_to_save") or [],
+        base=adapter.read_json(BASE_FILE)["base"] if adapter.exists(BASE_FILE) else "as_stored",
     )  # fmt: skip
 
 
 def check_same_adapters(adapter: Store, lora: Lora) -> None:
     """Raises AdapterError where adapters cannot be gone on with by these settings."""
     saved = read_adapter_config(adapter)
-    for key in ("rank", "alpha", "rslora", "dora"):
+    for key in ("rank", "alpha", "rslora", "dora", "base"):
         if getattr(saved, key) != getattr(lora, key):
             raise AdapterError(
                 f"lora.{key} is {getattr(lora, key)}, the adapters that `start: continue` goes on with have "

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from cluster.storage import Store
 from configs.schema.objectives import Lora
@@ -28,6 +28,7 @@ from jobs.train.adapters import (
     peft_name,
 )
 from jobs.train.fsdp import LocalRows
+from jobs.train.nf4 import nf4_layers
 from jobs.train.one_rank import WholeRows
 from jobs.train.weights import StoredTensor, check_tensors, list_tensors, read_rows
 
@@ -80,6 +81,18 @@ def set_initial(
     for name, own in rows.items():
         if name.endswith(MAGNITUDE):  # cut like the rows of its weight, so each rank has what it needs
             own.values.copy_(magnitudes(rows[name.removesuffix(MAGNITUDE) + ".base_layer.weight"].values))
+
+
+def set_quantised(
+    module: nn.Module, places: Mapping[str, StoredTensor | NewTensor], model: Store, device: torch.device
+) -> None:
+    """Reads and quantises every weight of a 4-bit base, whole on every rank; one in fp32 is in memory at a time."""
+    for name, layer in nf4_layers(module).items():
+        place = places[name]
+        assert isinstance(place, StoredTensor), name
+        whole_OI = torch.empty(layer.shape, dtype=torch.float32)
+        read_rows(model, place, 0, whole_OI)
+        layer.set_weight(whole_OI.to(device))
 
 
 def trained_before(adapter: Store, lora: Lora, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, StoredTensor]:

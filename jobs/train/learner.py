@@ -21,13 +21,13 @@ from cluster.storage import Store
 from configs.errors import RunFailed
 from configs.schema.objectives import Lora
 from configs.schema.training import Optimizer
-from jobs.train.adapters import checkpoint_name
 from jobs.train.batch import PackedBatch
 from jobs.train.export import export_model, gather_on_first_rank
 from jobs.train.fsdp import COMPUTE_TYPES, LocalRows, Precision, ShardedModel, device_of, shard_model
-from jobs.train.initial import set_initial, set_trained_before, trained_before, where_from
+from jobs.train.initial import set_initial, set_quantised, set_trained_before, trained_before, where_from
 from jobs.train.merge import export_merged, write_adapters, write_reward_config
 from jobs.train.model import Head, build_on_meta, read_config
+from jobs.train.nf4 import nf4_shapes
 from jobs.train.objectives.objective import LossFunction, Mean, mean_of
 from jobs.train.one_rank import WholeModel, WholeRows
 from jobs.train.optimizer import AdamW
@@ -111,7 +111,7 @@ class Learner:
         master_type = torch.promote_types(COMPUTE_TYPES[spec.precision], torch.float32)
         module = build_on_meta(self.config, spec.trust_remote_code, spec.head, spec.lora, master_type)
         shapes = {name: tuple(parameter.shape) for name, parameter in module.named_parameters()}
-        self.stored = where_from(spec.model, shapes)
+        self.stored = where_from(spec.model, shapes | nf4_shapes(module))
         self.scale = read_scale(spec.model) if spec.head == "scores" and spec.optimizer is None else None
         trained = {name: shapes[name] for name, parameter in module.named_parameters() if parameter.requires_grad}
         self.continued = trained_before(spec.adapter, spec.lora, trained) if spec.adapter and spec.lora else {}
@@ -137,6 +137,7 @@ class Learner:
         """Allocates this rank's rows and reads them, and only them, from the model directory."""
         self.sharded.allocate(self.device)
         set_initial(self.sharded.rows, self.stored, self.spec.model, self.spec.seed)
+        set_quantised(self.sharded.module, self.stored, self.spec.model, self.device)
         if self.spec.adapter is not None:
             set_trained_before(self.sharded.rows, self.continued, self.spec.adapter)
 
@@ -269,8 +270,7 @@ class Learner:
         Raises StorageError or OSError where it cannot.
         """
         if self.spec.lora is None:
-            stored = {checkpoint_name(name): place for name, place in self.stored.items()}
-            export_model(self.sharded, stored, self.spec.model, output)
+            export_model(self.sharded, self.stored, self.spec.model, output)
         else:
             export_merged(self._trained_on_first_rank(), self.spec.lora, self.spec.model, output)
         if self.spec.head == "scores":

@@ -18,6 +18,7 @@ from configs.schema.objectives import Lora
 from jobs.train.adapters import (
     ADAPTER_CONFIG,
     ADAPTER_FILE,
+    BASE_FILE,
     EMBEDDING,
     HEAD,
     LORA_PART,
@@ -30,7 +31,11 @@ from jobs.train.adapters import (
     read_adapter_config,
 )
 from jobs.train.export import copy_companions, is_first_rank, write_tensors
+from jobs.train.nf4 import rounded
 from jobs.train.weights import StoredTensor, list_tensors, read_rows
+
+DECODER_LAYERS = "model.layers."
+"""Where the linear layers are that a 4-bit base has in 4 bits: every matrix there is one."""
 
 
 def write_adapters(trained: Mapping[str, Tensor], lora: Lora, base: Store, output: Store) -> None:
@@ -52,6 +57,7 @@ def write_adapters(trained: Mapping[str, Tensor], lora: Lora, base: Store, outpu
         save_file({str(name): tensor for name, tensor in tensors.items()}, local, metadata={"format": "pt"})
         output.put(local, ADAPTER_FILE)
     output.write_json(ADAPTER_CONFIG, config_json(lora, tied, base.root, trained))
+    output.write_json(BASE_FILE, {"base": lora.base})
 
 
 def read_adapters(adapter: Store) -> tuple[dict[str, Tensor], Lora]:
@@ -65,7 +71,10 @@ def read_adapters(adapter: Store) -> tuple[dict[str, Tensor], Lora]:
 
 
 def export_merged(trained: Mapping[str, Tensor], lora: Lora, base: Store, output: Store) -> None:
-    """A model directory with the adapters added, in the types of the base; on the first rank. Raises AdapterError."""
+    """A model directory with the adapters added, in the types of the base; on the first rank. Raises AdapterError.
+
+    Of a base in 4 bits it is the dequantised one: the adapters have learnt to make up for its rounding.
+    """
     if not is_first_rank():
         return
     stored = list_tensors(base)
@@ -89,6 +98,8 @@ def export_merged(trained: Mapping[str, Tensor], lora: Lora, base: Store, output
         if name in replaced:
             return replaced[name].to(places[name][1])
         weight = _read(base, stored[name])
+        if lora.base == "nf4" and name.startswith(DECODER_LAYERS) and weight.dim() == 2:
+            weight = rounded(weight)
         return (merged(weight, parts[name], lora) if name in parts else weight).to(places[name][1])
 
     write_tensors(places, tensor, output)

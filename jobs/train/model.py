@@ -23,6 +23,7 @@ from jobs.train.adapters import inject
 from jobs.train.attention import ATTENTION_NAME, UnsupportedModel, register
 from jobs.train.batch import PackedBatch
 from jobs.train.head import token_entropy, token_logprobs
+from jobs.train.nf4 import Nf4Linear, replace_linears
 
 CONFIG_FILES = re.compile(r"config\.json|.*\.py")
 """What transformers needs to build a model: its config, and its code where that travels with it."""
@@ -247,6 +248,8 @@ def build_on_meta(
         for parameter in causal_lm.parameters():
             if parameter.requires_grad:  # PEFT makes some of them fp32, whatever the model is
                 parameter.data = parameter.data.to(dtype)
+        if lora.base == "nf4":
+            replace_linears(parts["model.layers"])
     return PackedModel(
         causal_lm.model,
         None if tied or head == "scores" else causal_lm.lm_head,
@@ -266,7 +269,7 @@ def allocate(module: PackedModel, device: torch.device) -> None:
     module.to_empty(device=device)
     for part in module.modules():
         buffers = dict(part.named_buffers(recurse=False))
-        if not buffers:
+        if not buffers or isinstance(part, Nf4Linear):  # codes are read, not computed
             continue
         for buffer in buffers.values():
             buffer.fill_(torch.nan)  # whatever transformers leaves out shows, instead of what the memory held before
