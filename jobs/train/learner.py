@@ -1,7 +1,7 @@
 """One model being trained (or only scored) over the ranks of a mesh: few verbs, no Ray, the same bits under any host.
 
     load -> (forward_backward -> step)* -> export
-              |  micro-batches      one all-reduce: gradient norm, loss, metrics, flags; clip; AdamW
+              |  micro-batches      one all-reduce: gradient norm, loss, metrics, flags, memory; clip; AdamW
               forward: log-probabilities or scores only
 
 Every verb is collective: all ranks call it, with the same number of micro-batches (`empty_batch` fills up).
@@ -25,6 +25,7 @@ from jobs.train.batch import PackedBatch
 from jobs.train.export import export_model, gather_on_first_rank
 from jobs.train.fsdp import COMPUTE_TYPES, LocalRows, Precision, ShardedModel, device_of, shard_model
 from jobs.train.initial import set_initial, set_quantised, set_trained_before, trained_before, where_from
+from jobs.train.memory import peak_rss_bytes
 from jobs.train.merge import export_merged, write_adapters, write_reward_config
 from jobs.train.model import Head, build_on_meta, read_config
 from jobs.train.nf4 import nf4_shapes
@@ -32,6 +33,7 @@ from jobs.train.objectives.objective import LossFunction, Mean, mean_of
 from jobs.train.one_rank import WholeModel, WholeRows
 from jobs.train.optimizer import AdamW
 from jobs.train.reward_scale import read_scale
+from jobs.train.step import StepMetrics, StepSums
 
 
 class NonFiniteLoss(RunFailed, ArithmeticError):
@@ -59,30 +61,6 @@ class LearnerSpec:
     lora: Lora | None = None
     adapter: Store | None = None
     """Finished adapters in PEFT's format that are gone on with; None: new ones."""
-
-
-@dataclass(frozen=True)
-class StepSums:
-    """What this rank's micro-batches add to the global batch."""
-
-    loss: Tensor
-    """fp64 (), its share of the loss."""
-    metrics: dict[str, Mean]
-
-
-@dataclass(frozen=True)
-class StepMetrics:
-    """One optimizer step, over all ranks."""
-
-    loss: float
-    gradient_norm: float
-    """Before clipping."""
-    metrics: dict[str, float]
-    """What the objective watches, and `entropy`; without those that had nothing to count."""
-    stop: bool
-    """Some rank asked to stop after this step."""
-    checkpoint: bool
-    """Some rank asked for a checkpoint after this step."""
 
 
 class RowSpan(NamedTuple):
@@ -203,9 +181,13 @@ class Learner:
         squares = squares / self.sharded.mesh["replicate"].size()
         flags = torch.tensor([not finite, stop, checkpoint], dtype=torch.float64, device=self.device)
         watched = [part for mean in sums.metrics.values() for part in (mean.total, mean.count)]
-        reduced = torch.cat([torch.stack([squares, sums.loss]), flags, torch.stack(watched)])
+        # Each rank adds to a place of its own, so the sum has them all.
+        peaks_R = torch.zeros(dist.get_world_size(), dtype=torch.float64, device=self.device)
+        peaks_R[dist.get_rank()] = peak_rss_bytes()
+        reduced = torch.cat([torch.stack([squares, sums.loss]), flags, peaks_R, torch.stack(watched)])
         dist.all_reduce(reduced)
-        square, loss, broken_ranks, stopping, saving, *watched_sums = reduced.tolist()
+        square, loss, broken_ranks, stopping, saving, *rest = reduced.tolist()
+        peaks, watched_sums = rest[: len(peaks_R)], rest[len(peaks_R) :]
         if broken_ranks:
             self.zero_gradients()
             raise NonFiniteLoss(
@@ -221,7 +203,7 @@ class Learner:
         self.zero_gradients()
         pairs = zip(sums.metrics, watched_sums[::2], watched_sums[1::2], strict=True)
         metrics = {name: total / count for name, total, count in pairs if count}
-        return StepMetrics(loss, norm, metrics, stop=stopping > 0, checkpoint=saving > 0)
+        return StepMetrics(loss, norm, metrics, stopping > 0, saving > 0, [int(peak) for peak in peaks])
 
     def zero_gradients(self) -> None:
         """Forgets the gradient of this step."""

@@ -22,7 +22,7 @@ from jobs.train import heldout
 from jobs.train.bad_batch import save_bad_batch
 from jobs.train.checkpoint import CheckpointWriter, find_checkpoints, restore
 from jobs.train.fsdp import build_mesh, set_threads
-from jobs.train.learner import Learner, LearnerSpec, NonFiniteLoss, StepMetrics
+from jobs.train.learner import Learner, LearnerSpec, NonFiniteLoss
 from jobs.train.objectives import learns_best_prompt, objective_of
 from jobs.train.optimizer import learning_rate
 from jobs.train.plan import rows_per_step
@@ -30,6 +30,7 @@ from jobs.train.reader import RowReader
 from jobs.train.readings import Readings
 from jobs.train.reference import check_references, compute_references, find_references, steps_until_all_rows
 from jobs.train.reward_scale import measure_scale, write_scale
+from jobs.train.step import StepMetrics
 
 
 @dataclass(frozen=True)
@@ -215,9 +216,12 @@ def _train_step(run: _Run, step: int) -> StepMetrics:
         "step": step + 1, "loss": done.loss, "learning_rate": rate, "grad_norm": done.gradient_norm, "tokens": batch.tokens,
         **done.metrics,
     })  # fmt: skip
+    peak = max(done.peak_rss_bytes)
     seen = {
         "tokens_per_s": batch.tokens / elapsed_s,
         "rss_gib": psutil.Process().memory_info().rss / 2**30,
+        "peak_rss_gib": peak / 2**30,  # of all ranks the highest, and whose it is: the one that runs out first
+        "peak_rss_rank": done.peak_rss_bytes.index(peak),
         "idle_share": batch.idle_share,
     }
     _tell(run, {**run.history[-1], **seen})

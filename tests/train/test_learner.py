@@ -263,3 +263,18 @@ def broken_step(directory: Path) -> tuple[str, bool]:
 def test_every_rank_learns_that_one_of_them_is_not_finite(directory: Path) -> None:
     for message, unchanged in run_ranks(2, broken_step, directory):
         assert "not finite on 1 of 2 ranks" in message and unchanged
+
+
+def step_after_taking_memory(directory: Path, mib_of_rank: list[int]) -> StepMetrics:
+    rank = torch.distributed.get_rank()
+    learner = start(directory, build_mesh(torch.distributed.get_world_size()))
+    torch.ones(mib_of_rank[rank] * 2**18)  # and gives it back: the peak remains
+    sums = learner.forward_backward([pack_rows(make_rows(1))], next_token(1.0))
+    return learner.step(RATE, sums)
+
+
+@pytest.mark.cluster
+def test_every_rank_learns_the_peak_memory_of_each(directory: Path) -> None:
+    first, second = run_ranks(2, step_after_taking_memory, directory, [0, 300])
+    assert first.peak_rss_bytes == second.peak_rss_bytes and len(first.peak_rss_bytes) == 2
+    assert first.peak_rss_bytes[1] - first.peak_rss_bytes[0] == pytest.approx(300 * 2**20, rel=0.3)

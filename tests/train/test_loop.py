@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+import torch.distributed as dist
 
 from cluster.lease import LeaseLost
 from cluster.storage import Store
@@ -20,6 +21,20 @@ def train_until_step_three_and_stop(job: TrainJob) -> None:
     assert run_training(job, Host(report=lambda metrics: metrics["step"] >= 3)) is Ending.STOPPED
 
 
+def train_and_look_at_the_reports(job: TrainJob) -> None:
+    reports: list[dict[str, float]] = []
+
+    def report(metrics: dict[str, float]) -> bool:
+        reports.append(metrics)
+        return False
+
+    run_training(job, report)
+    assert len(reports) == (job.total_steps if dist.get_rank() == 0 else 0)
+    for metrics in reports:
+        assert metrics["tokens_per_s"] > 0 and metrics["peak_rss_rank"] in (0, 1)
+        assert 0.1 < metrics["rss_gib"] <= metrics["peak_rss_gib"] * 1.001 < 4
+
+
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> tuple[str, list[dict[str, float]]]:
     """Digest of the weights and history of a run that nothing disturbed."""
@@ -32,6 +47,11 @@ def test_the_loss_falls(unbroken: tuple[str, list[dict[str, float]]]) -> None:
     losses = [entry["loss"] for entry in unbroken[1]]
     assert losses[-1] < losses[0] - 0.3
     assert [entry["step"] for entry in unbroken[1]] == [1, 2, 3, 4, 5, 6]
+
+
+def test_speed_and_memory_of_every_step_are_reported(tmp_path: Path, tiny_model: Path) -> None:
+    job = toy_job(Store(str(tmp_path)), tiny_model, toy_stage())
+    assert run_ranks(2, train_and_look_at_the_reports, job) == [0, 0]
 
 
 @pytest.mark.parametrize(
