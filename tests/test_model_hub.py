@@ -1,4 +1,4 @@
-"""Models at a hub: what arrives, what is refused and how, and that a fetched one needs no hub again."""
+"""Models on a hub: what is fetched, what is refused and how, and when the hub is not needed."""
 
 import json
 from collections.abc import Iterator
@@ -7,13 +7,10 @@ from pathlib import Path
 import pytest
 
 from cluster.artifacts import attempt
-from tests.test_models import CHECKOUT, TOKEN, run_python, write_model
+from tests.test_models import CHECKOUT, COMMIT, TOKEN, run_python, write_model
 from tests.world.command import acclimate_process, require_refused
 from tests.world.hub import Hub, Repository, model_hub
 from tests.world.toy_run import write_toy_run
-
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
-
 
 HUB_PROGRAM = """
 import json, os, sys

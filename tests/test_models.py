@@ -22,6 +22,7 @@ from jobs.models import import_model, resolve_source
 from tests.world.s3 import s3_server
 
 CHECKOUT = Path(__file__).resolve().parents[1]
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
 TOKEN = "hf_the_right_token_of_a_test"
 
 
@@ -63,6 +64,22 @@ def write_model(directory: Path) -> Path:
     (directory / "README.md").write_text("---\nlicense: apache-2.0\n---\n")
     (directory / "optimizer.pt").write_bytes(b"a pickle that must not travel" * 200)
     return directory
+
+
+def run_python(program: str, arguments: list[str], environment: dict[str, str]) -> str:
+    """HF_ENDPOINT and credentials are read when libraries are imported: a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-c", program, *arguments],
+        check=False,
+        cwd=CHECKOUT,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert TOKEN not in done.stdout + done.stderr
+    return done.stdout
 
 
 @pytest.fixture
@@ -202,19 +219,3 @@ print(json.dumps([first.fingerprint, resolve_source(source).fingerprint]))
             server.environment(),
         )
         assert set(listed.split()) == {path.name for path in model.iterdir()} - {"optimizer.pt"}
-
-
-def run_python(program: str, arguments: list[str], environment: dict[str, str]) -> str:
-    """HF_ENDPOINT and credentials are read when libraries are imported: a process of its own."""
-    done = subprocess.run(
-        [sys.executable, "-c", program, *arguments],
-        check=False,
-        cwd=CHECKOUT,
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert TOKEN not in done.stdout + done.stderr
-    return done.stdout
