@@ -173,7 +173,10 @@ def _describe(problem: Any, values: dict[str, Any], origins: Origins, file: str)
         hint = f"did you mean `{nearest[0]}`?" if nearest else f"valid here: {', '.join(valid)}"
         return f"{where}: unknown key `{name}`; {hint}"
     message = problem["msg"].removeprefix("Value error, ")
-    return f"{where}: `{name}`: {message}" if name else f"{where}: {message}"
+    if name:
+        return f"{where}: `{name}`: {message}"
+    # Of a rule over several stages: its message begins with the key it is about.
+    return f"{_origin(tuple(message.partition(':')[0].split('.')), origins, file)}: {message}"
 
 
 def _written_path(loc: tuple[int | str, ...], values: Any, kind: str) -> Path_:

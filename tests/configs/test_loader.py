@@ -119,3 +119,12 @@ def test_the_schema_is_json_and_knows_every_stage() -> None:
     text = json.dumps(schema())
     for kind in ("model", "corpus", "shards", "cpt", "sft", "evaluate", "report"):
         assert f'"{kind}"' in text
+
+
+def test_a_rule_over_several_stages_names_the_line_of_its_key(tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text(
+        "name: x\nstages:\n  base: {stage: model, source: m}\n  cpt:\n    stage: cpt\n    model: base\n    shards: base\n    steps: 1\n"
+    )
+    with pytest.raises(ConfigError, match=r"run.yaml:7: stages.cpt.shards: 'base' is a model stage, needed: shards"):
+        load_run(str(file))
