@@ -41,6 +41,8 @@ class Display:
         self._done = self._total = 0
         self._shown: dict[str, str] = {}
         self._began = 0.0
+        self._first: tuple[int, float] | None = None
+        """What was done when the first was told, and when: ranks that start, and steps of before, say nothing of the speed."""
         self._ended = threading.Event()
         self._lines: threading.Thread | None = None
 
@@ -55,6 +57,7 @@ class Display:
         self._print(f"[bold]{name}[/bold] {note}".rstrip())
         self._stage, self._label, self._metrics = name, "", ""
         self._done = self._total = 0
+        self._first = None
         self._began = time.monotonic()
         self._shown = {}
         if self._console.is_terminal:
@@ -73,9 +76,11 @@ class Display:
     def progress(self, label: str, done: int, total: int) -> None:
         """Where the stage is. Another total is another part of the stage, whose time is estimated anew."""
         if total != self._total:
-            self._began = time.monotonic()
+            self._first = None
             if self._bars is not None:
                 self._bars.reset(self._bar, total=total)
+        if done and self._first is None:
+            self._first = (done, time.monotonic())
         self._label, self._done, self._total = label, done, total
         if self._bars is not None:
             self._bars.update(self._bar, description=label, completed=done, metrics=self._metrics)
@@ -104,9 +109,10 @@ class Display:
         if not self._total:
             return f"{line}: at work for {time.monotonic() - self._began:.0f} s"
         line += f": {self._label} {self._done}/{self._total}"
-        if 0 < self._done < self._total:
-            passed = time.monotonic() - self._began
-            line += f", about {passed / self._done * (self._total - self._done):.0f} s left"
+        if self._first is not None and self._first[0] < self._done < self._total:
+            since, at = self._first
+            per_unit_s = (time.monotonic() - at) / (self._done - since)
+            line += f", about {per_unit_s * (self._total - self._done):.0f} s left"
         return f"{line}  {self._metrics}".rstrip()
 
     def _print(self, line: str) -> None:

@@ -2,6 +2,7 @@
 
 import io
 import re
+import time
 
 import pytest
 from rich.console import Console
@@ -19,6 +20,7 @@ def test_without_a_terminal_there_are_lines_with_the_time_and_no_bar() -> None:
         display.start("cpt", "(cpt abc)")
         wait_for("a sign of life before anything is counted", lambda: "at work for" in written.getvalue(), 10)
         display.metrics(STEP)
+        display.progress("steps", 2, 10)
         display.progress("steps", 3, 10)
         wait_for("two lines", lambda: written.getvalue().count("3/10") >= 2, 10)
         display.end("  cpt done in 1 s: " + "tokens 1,000, " * 5)
@@ -44,6 +46,20 @@ def test_on_a_terminal_a_stage_has_one_bar_whatever_its_parts_are_called() -> No
         assert len(bars.tasks) == 1 and (bars.tasks[0].completed, bars.tasks[0].total) == (1, 50)
         display.end("  evaluation done in 1 s")
     assert "ETA" in written.getvalue()
+
+
+def test_the_time_that_is_left_counts_neither_the_start_nor_what_was_done_before() -> None:
+    """Resumed at step 901 of 1000 after a second of starting: the 98 steps that are left take what the last one took."""
+    with Display(Console(file=io.StringIO())) as display:
+        display.start("cpt", "resuming")
+        display.progress("steps", 0, 1000)
+        display._began -= 1000.0
+        display.progress("steps", 901, 1000)
+        assert "left" not in display._line()
+        time.sleep(0.1)
+        display.progress("steps", 902, 1000)
+        left = re.search(r"about (\d+) s left", display._line())
+        assert left is not None and 9 <= int(left[1]) < 60
 
 
 def test_a_measurement_after_a_step_leaves_the_steps_numbers() -> None:
