@@ -24,6 +24,7 @@ from typing import Any, cast
 import psutil
 import ray
 from ray import serve
+from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
 from ray.serve.config import HTTPOptions
 from ray.serve.deployment import Application
 from ray.serve.llm import LLMConfig
@@ -32,7 +33,7 @@ from ray.serve.schema import ApplicationStatus
 from cluster.preload import preload_environment
 from cluster.session import connect
 from cluster.storage import Store
-from configs.errors import RunFailed
+from configs.errors import RunFailed, UserError
 from configs.schema.run import Cluster
 from configs.schema.serving import Serving
 from serving.ingress import API_KEY_VARIABLE, api_key_digest, openai_application
@@ -40,6 +41,8 @@ from serving.mirror import MirrorBeforeEngine, ModelContent, model_content
 from serving.port import require_free_port
 
 APPLICATION = "acclimate"
+HEAD_RESOURCE = "node:__internal_head__"
+"""Which Ray gives to the head alone (ray/_private/ray_constants.py, HEAD_NODE_RESOURCE_NAME)."""
 INGRESS_CPUS = 1
 REPLICA_CPUS = 2
 """Logical CPUs of one replica: 1, and 1 for its engine's bundle."""
@@ -56,6 +59,10 @@ END_TIMEOUT_S = 10.0
 
 class ServiceFailed(RunFailed):
     """Ray Serve could not bring the application up, or its first answer was wrong."""
+
+
+class NotReachable(UserError):
+    """The service would be up where nobody can ask it."""
 
 
 @dataclass(frozen=True)
@@ -89,20 +96,45 @@ def serve_model(model: Store, name: str, options: Serving, cluster: Cluster) -> 
                 f"serving with min_replicas={options.min_replicas} needs {needed} logical CPUs, this Ray offers {cpus:.0f}"
             )
         logging.getLogger("ray.serve").setLevel(logging.WARNING)
+        served_at = _reachable_host(cluster, options)
+        ours = not _serve_runs()
         serve.start(
             http_options=HTTPOptions(host=options.host, port=options.port), logging_config={"log_level": "WARNING"}
         )
         try:
             application = openai_application(llm_config(content, name, options), key_digest)
             _bring_up(application)
-            # 0.0.0.0 means every address of this host, loopback among them.
-            host = "127.0.0.1" if options.host == "0.0.0.0" else options.host
-            endpoint = Endpoint(f"http://{host}:{options.port}/v1", name, key_digest is not None)
+            endpoint = Endpoint(f"http://{served_at}:{options.port}/v1", name, key_digest is not None)
             _answer_once(endpoint, options.interface)
             yield endpoint
         finally:
             if cluster.address != "local":  # a local Ray ends as a whole, without waiting for anybody
-                serve.delete(APPLICATION)
+                serve.shutdown() if ours else serve.delete(APPLICATION)
+
+
+def _reachable_host(cluster: Cluster, options: Serving) -> str:
+    """Where the service is reached from here. Its HTTP front is on the head. Raises PortInUse, NotReachable."""
+    everywhere = options.host == "0.0.0.0"  # every address of the host, loopback among them
+    if cluster.address == "local":
+        return "127.0.0.1" if everywhere else options.host
+    [head] = [node["NodeManagerAddress"] for node in ray.nodes() if HEAD_RESOURCE in node["Resources"]]
+    if head == ray.util.get_node_ip_address():
+        require_free_port(options.host, options.port)
+        return "127.0.0.1" if everywhere else options.host
+    if options.host.startswith("127."):
+        raise NotReachable(
+            f"the service would listen on {options.host} of the cluster's head {head}, where nobody here reaches it: serve "
+            f"with --host 0.0.0.0 (and a key in {API_KEY_VARIABLE}), or start it on the head"
+        )
+    return head if everywhere else options.host
+
+
+def _serve_runs() -> bool:
+    try:
+        ray.get_actor(SERVE_CONTROLLER_NAME, namespace=SERVE_NAMESPACE)
+    except ValueError:
+        return False
+    return True
 
 
 def llm_config(content: ModelContent, name: str, options: Serving) -> LLMConfig:
