@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.status import Status
 
 from configs.errors import UserError
-from jobs.quickstart_members import DOWNLOADS, GGUF, LICENCES, MEMBERS, WIKI, Member, Package
+from jobs.demo_packages import DOWNLOADS, GGUF, LICENCES, MEMBERS, WIKI, Member, Package
 
 RECORD = "assets.json"
 RECORD_VERSION = 2

@@ -8,13 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from jobs.demo_packages import DOWNLOADS, LICENCES, MEMBERS, Member, Package
 from jobs.quickstart_assets import (
-    DOWNLOADS,
     RECORD,
     RECORD_VERSION,
     AssetError,
-    Member,
-    Package,
     download,
     file_sha256,
     read_record,
@@ -90,3 +88,10 @@ def test_lines_become_json_rows(tmp_path: Path):
     write_lines_as_jsonl(tmp_path / "a.txt", tmp_path / "rows" / "a.jsonl")
     rows = (tmp_path / "rows" / "a.jsonl").read_bytes().split(b"\n")
     assert [json.loads(row)["text"] for row in rows if row] == ["one\u2028still one", "two"]
+
+
+def test_every_file_has_a_place_of_its_own_and_its_terms_are_told():
+    targets = [member.target for member in MEMBERS]
+    assert len(set(targets)) == len(targets)
+    for folder in {target.split("/")[0] for target in targets} - {DOWNLOADS}:
+        assert f"`{folder}/" in LICENCES, folder

