@@ -8,7 +8,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cluster.artifacts import Artifact, ArtifactNotFound, artifact_directory, find_artifact
 from cluster.lease import require_free
@@ -21,6 +21,9 @@ from configs.schema.training import ExampleStage, LanguageModelStage, TrainStage
 from jobs.fit import StageSpace, check_cpus, check_disk, check_memory, training_space
 from jobs.pipeline import PlannedStage
 from jobs.stages import trusts_code
+
+if TYPE_CHECKING:
+    from jobs.corpus.inputs import InputFile
 
 
 class ContextTooLong(UserError):
@@ -38,8 +41,12 @@ def describe(planned: PlannedStage) -> dict[str, Any]:
 
             inputs = find_inputs(stage, Path.cwd())
             size, tokens = sum(file.size for file in inputs), sum(estimate_tokens(stage, inputs).values())
+            formats = _formats(stage, inputs)
             what = f"{len(inputs)} files, {size / 2**20:.1f} MiB, about {tokens / 1e6:.1f} M tokens"
-            return {"what": what, "files": len(inputs), "bytes": size, "estimated_tokens": tokens}
+            read_as = "".join(f"; {name} read as {found}" for name, found in formats.items())
+            return {
+                "what": what + read_as, "files": len(inputs), "bytes": size, "estimated_tokens": tokens, "formats": formats,
+            }  # fmt: skip
         case ShardsStage():
             return {"what": f"{stage.rows} rows of {stage.context} tokens in {stage.shards} shards"}
         case LanguageModelStage():
@@ -57,6 +64,20 @@ def describe(planned: PlannedStage) -> dict[str, Any]:
             return {"what": f"{len(stage.models)} models on {', '.join(stage.sets)}"}
         case ReportStage():
             return {"what": "report.html"}
+
+
+def _formats(stage: CorpusStage, inputs: "list[InputFile]") -> dict[str, str]:
+    """As what the first row of each source with `format: auto` is read. Raises DataError where it is nothing known."""
+    from jobs.corpus.raw import Raw
+    from jobs.corpus.readers import read_file
+
+    formats: dict[str, str] = {}
+    for name, source in stage.sources.items():
+        if source.format == "auto":
+            file = next(file for file in inputs if file.source == name)
+            first = next(iter(read_file(file.location, file.uri, source)))
+            formats[name] = first.format if isinstance(first, Raw) else f"nothing yet ({first.uri}: {first.reason})"
+    return formats
 
 
 def check(run: Run, waiting: list[PlannedStage], store: Store) -> None:

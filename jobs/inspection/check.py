@@ -88,7 +88,7 @@ def check_sample(name: str, sample: Sample) -> DataReport:
         tokens=sum(min(len(segment.input_ids), limit) for _, segment in kept),
         learnt_tokens=sum(sum(map(bool, segment.weights[:limit])) for _, segment in kept), failed=[],
     )  # fmt: skip
-    report.failed.extend(_gates(report))
+    report.failed.extend(gates(report))
     return report
 
 
@@ -123,7 +123,8 @@ def _fill(sample: Sample, gone: set[str]) -> float:
     return sum(map(len, packed["input_ids"].to_pylist())) / (packed.num_rows * stage.context)
 
 
-def _gates(report: DataReport) -> list[str]:
+def gates(report: DataReport) -> list[str]:
+    """What should not be trained on, in sentences; empty where all is well."""
     failed = []
     ends = report.set_aside.get("no_end")
     if ends:

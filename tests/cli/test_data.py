@@ -1,11 +1,13 @@
 """`acclimate data check` and `data preview`: verdicts, counts and gates by hand-made files; nothing is started or written."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from jobs.inspection.check import DataReport, gates
 from tests.world.command import acclimate, require_refused
 from tests.world.toy_judgements import write_toy_judgements
 from tests.world.toy_run import ToyRun
@@ -95,6 +97,25 @@ def test_a_template_without_an_end_and_unknown_columns_are_refused(toy: ToyRun, 
     require_refused(answer, 2, "other.jsonl#1", "`preferences` lacks `rejected` (is it `reject`?)")
     answer = acclimate("data", "check", str(toy.config), "--stage", "dpo")
     require_refused(answer, 2, "--stage dpo", "pairs, thumbs, best")
+
+
+def test_plan_says_what_the_first_row_is_read_as_and_refuses_what_is_nothing_known(toy: ToyRun) -> None:
+    rows = json.loads(acclimate("plan", str(toy.config), "--json").stdout)["stages"]
+    found = {row["name"]: (row["formats"], row["what"]) for row in rows if row["kind"] == "corpus"}
+    assert found["opinions"][0] == {"pairs": "preferences"} and found["opinions"][1].endswith(
+        "; pairs read as preferences"
+    )
+    assert found["votes"][0] == {"thumbs": "thumbs"}
+    answer = acclimate("plan", str(toy.config), with_rows(toy, {"prompt": "Q", "answer": "A"}))
+    require_refused(answer, 2, "other.jsonl#1", "nearest formats", "is it `answer`?")
+
+
+def test_answers_without_an_end_fail_a_gate() -> None:
+    found = {"no_end": {"count": 1, "places": ["a.jsonl#7"]}}
+    report = DataReport("s", "messages", 64, 100, True, {}, 90, 9, 0, found, {}, 0, 0, 1.0, 500, 200, [])
+    (sentence,) = gates(report)
+    assert "1 rows" in sentence and "a.jsonl#7" in sentence and "would not stop" in sentence
+    assert gates(replace(report, set_aside={})) == []
 
 
 def test_preview_shows_what_is_learnt(toy: ToyRun) -> None:
