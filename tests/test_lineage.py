@@ -16,7 +16,7 @@ from jobs.quickstart_assets import LICENCES
 from jobs.stages import Outcome, StageContext, run_stage
 from tests.world.toy_run import CHECKOUT, ToyRun, write_toy_run
 
-SILENT = Watch(*[lambda *_: None] * 6, stop_asked=lambda: False)
+SILENT = Watch(*[lambda *_: None] * 7, stop_asked=lambda: False)
 
 
 @pytest.fixture
