@@ -196,6 +196,7 @@ def _compute(
     console: Console,
     fetched: "Callable[[PlannedStage], None]",
 ) -> dict[str, Any]:
+    from cluster.nodes import require_shared_store
     from cluster.session import connect
     from jobs.pipeline import execute
     from jobs.tracking import tracking
@@ -215,7 +216,9 @@ def _compute(
         if not needs_ray:
             return execute(loaded, store, planned, watch)
         console.print("starting Ray ..." if run.cluster.address == "local" else "connecting to Ray ...")
-        with connect(run.cluster):
+        with connect(run.cluster) as session:
+            if not session.started_here:
+                require_shared_store(store)
             return execute(loaded, store, planned, watch)
 
 
