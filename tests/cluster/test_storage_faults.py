@@ -159,7 +159,7 @@ def test_wrong_and_missing_credentials_are_reported(
 def test_a_missing_bucket_is_reported(s3_store: Store) -> None:
     nowhere = Store("s3://no-such-bucket/store")
     for attempt in (lambda: check_store(nowhere), lambda: nowhere.write("a", b""), lambda: nowhere.read("a")):
-        with pytest.raises(StorageError, match="that the bucket exists"):
+        with pytest.raises(StorageError, match="Create the bucket, or correct its name"):
             attempt()
 
 
