@@ -288,6 +288,6 @@ def _show_results(artifacts: dict[str, Any], console: Console) -> None:
         if artifact.kind == "evaluate":
             Console().print(table(artifact.content.read_json("evaluation.json")))
         if artifact.kind == "report":
-            console.print(f"report: {artifact.content.path('report.html')}", highlight=False)
+            console.print(f"report: {artifact.content.path('report.html')}", highlight=False, soft_wrap=True)
         if artifact.kind in TRAINED_KINDS:
-            console.print(f"model {name}: {artifact.content.path('model')}", highlight=False)
+            console.print(f"model {name}: {artifact.content.path('model')}", highlight=False, soft_wrap=True)
