@@ -28,7 +28,7 @@ def train_and_look_at_the_reports(job: TrainJob) -> None:
         reports.append(metrics)
         return False
 
-    run_training(job, report)
+    run_training(job, Host(report=report))
     assert len(reports) == (job.total_steps if dist.get_rank() == 0 else 0)
     for metrics in reports:
         assert metrics["tokens_per_s"] > 0 and metrics["peak_rss_rank"] in (0, 1)

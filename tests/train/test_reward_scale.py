@@ -19,7 +19,7 @@ from jobs.records import ExampleRow
 from jobs.train.examples import pack_examples
 from jobs.train.fsdp import build_mesh
 from jobs.train.learner import Learner, LearnerSpec
-from jobs.train.loop import Ending, TrainJob, run_training
+from jobs.train.loop import Ending, Host, TrainJob, run_training
 from jobs.train.reader import shard_name
 from jobs.train.reward_scale import RewardScale, read_scale, scale_of
 from tests.train.judged import make_pairs
@@ -68,7 +68,7 @@ def _parquet(rows: list[dict[str, object]]) -> bytes:
 
 def train_and_score(job: TrainJob) -> torch.Tensor:
     """Trains, then scores the held-out answers with a frozen model from the artifact."""
-    assert run_training(job, lambda metrics: False) is Ending.FINISHED
+    assert run_training(job, Host()) is Ending.FINISHED
     spec = LearnerSpec(job.output.below("model"), "fp32", None, head="scores")
     scorer = Learner(spec, build_mesh(torch.distributed.get_world_size()))
     scorer.load()
