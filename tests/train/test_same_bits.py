@@ -10,7 +10,7 @@ from cluster.session import connect
 from cluster.storage import Store
 from configs.schema.run import Cluster
 from jobs.train.loop import Ending, TrainJob
-from jobs.train.ray_host import train_on_ray
+from jobs.train.ray_host import Listener, train_on_ray
 from tests.world.ranks import run_ranks
 from tests.world.toy_training import model_digest, toy_job, toy_stage, train_toy
 
@@ -39,7 +39,8 @@ def test_three_hosts_give_the_same_bits(tmp_path: Path, tiny_model: Path) -> Non
         ray.get([actor.train.remote(rank, rendezvous, jobs["actors"]) for rank, actor in enumerate(actors)])
         for actor in actors:
             ray.kill(actor)
-        assert train_on_ray(jobs["ray_train"], lambda metrics: None, lambda: False) is Ending.FINISHED
+        silent = Listener(metrics=lambda metrics: None, say=lambda sentence: None, stop_asked=lambda: False)
+        assert train_on_ray(jobs["ray_train"], silent) is Ending.FINISHED
     assert len({model_digest(job) for job in jobs.values()}) == 1
     histories = [job.output.read_json("history.json") for job in jobs.values()]
     assert histories[0] == histories[1] == histories[2]
