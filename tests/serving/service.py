@@ -43,8 +43,9 @@ class Service:
     def client(self) -> OpenAI:
         return OpenAI(base_url=f"{self.url}/v1", api_key=self.key, max_retries=0, timeout=120)
 
-    def post(self, path: str, body: dict[str, object]) -> httpx.Response:
-        return httpx.post(f"{self.url}{path}", json=body, headers={"Authorization": f"Bearer {self.key}"}, timeout=120)
+    def post(self, path: str, body: dict[str, object], timeout_s: float = 120) -> httpx.Response:
+        key = {"Authorization": f"Bearer {self.key}"}
+        return httpx.post(f"{self.url}{path}", json=body, headers=key, timeout=timeout_s)
 
     def replica(self) -> psutil.Process:
         """The process that holds the engine."""
