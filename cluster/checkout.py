@@ -16,23 +16,13 @@ from configs.errors import UserError
 CHECKOUT = Path(__file__).resolve().parent.parent
 
 LEFT_OUT = (
-    *("artifacts", "tests", ".venv", "venv", ".git", ".ci", "wandb", "build", "dist", "node_modules"),
-    *("__pycache__", ".pytest_cache", ".hypothesis", ".ruff_cache", ".import_linter_cache", "*.egg-info", "*.log"),
-    *(".env", ".env.*", "*.env", ".envrc", "*.pem", "*.key", "*.p12", "*.pfx", "*.kdbx", "*.jks", "id_rsa*", "id_dsa*"),
-    *("id_ecdsa*", "id_ed25519*", "credentials", "credentials.*", "*credentials*.json", "*service*account*.json"),
-    *(
-        "secrets.*",
-        "auth_token",
-        "kubeconfig",
-        ".kube",
-        ".aws",
-        ".ssh",
-        ".netrc",
-        ".pypirc",
-        ".npmrc",
-        ".git-credentials",
-    ),
-)
+    "artifacts", "tests", ".venv", "venv", ".git", ".ci", "wandb", "build", "dist", "node_modules",
+    "__pycache__", ".pytest_cache", ".hypothesis", ".ruff_cache", ".import_linter_cache", "*.egg-info", "*.log",
+    ".env", ".env.*", "*.env", ".envrc", "*.pem", "*.key", "*.p12", "*.pfx", "*.kdbx", "*.jks",
+    "id_rsa*", "id_dsa*", "id_ecdsa*", "id_ed25519*", "credentials", "credentials.*", "*credentials*.json",
+    "*service*account*.json", "secrets.*", "auth_token", "kubeconfig", ".kube", ".aws", ".ssh", ".netrc", ".pypirc",
+    ".npmrc", ".git-credentials",
+)  # fmt: skip
 """Names in small letters, at any depth, that stay at home: results and caches, then what usually holds secrets."""
 
 LIMIT_MIB = 20

@@ -20,6 +20,8 @@ STATE_BYTES_PER_PARAMETER = 16
 """fp32 master, gradient and two AdamW moments."""
 COPY_BYTES_PER_PARAMETER = 14
 """Beside the state: the copy a checkpoint is written from (12) and the bf16 weights of the forward pass (2)."""
+FROZEN_BYTES_PER_PARAMETER = {"bf16": 2, "fp32": 4}
+"""Of a model beside which adapters are trained; one in 4 bits takes less."""
 CHECKPOINT_BYTES_PER_PARAMETER = 12
 """fp32 master and two AdamW moments."""
 RANK_BASELINE_GIB = 0.7
@@ -47,9 +49,14 @@ class StageSpace:
     """`checkpoints.keep`, where there are any."""
 
 
-def training_bytes(stage: TrainStage, parameters: int, layers: int, hidden: int) -> int:
-    """Host memory of all ranks of a training stage on one CPU machine, in bytes."""
-    state = parameters * (STATE_BYTES_PER_PARAMETER + COPY_BYTES_PER_PARAMETER)
+def training_bytes(stage: TrainStage, parameters: int, trained: int, layers: int, hidden: int) -> int:
+    """Host memory of all ranks of a training stage on one CPU machine, in bytes.
+
+    Args:
+        parameters: of the model; `trained` of them, or of the adapters beside it, have gradients and moments.
+    """
+    frozen = 0 if stage.lora is None else parameters * FROZEN_BYTES_PER_PARAMETER[stage.precision]
+    state = frozen + trained * (STATE_BYTES_PER_PARAMETER + COPY_BYTES_PER_PARAMETER)
     per_token = hidden * layers * (2 if stage.activation_checkpointing else ACTIVATION_BYTES_PER_TOKEN_AND_LAYER)
     per_rank = RANK_BASELINE_GIB * 2**30 + stage.micro_batch_tokens * per_token
     return int(state + stage.resources.ranks * per_rank)
@@ -67,10 +74,10 @@ def training_space(name: str, stage: TrainStage, trained: int, export_bytes: int
     return StageSpace(name, export_bytes, count * trained * CHECKPOINT_BYTES_PER_PARAMETER, stage.checkpoints.keep)
 
 
-def check_memory(name: str, stage: TrainStage, parameters: int, layers: int, hidden: int) -> None:
+def check_memory(name: str, stage: TrainStage, parameters: int, trained: int, layers: int, hidden: int) -> None:
     """Raises DoesNotFit where the ranks of a CPU stage need more memory than is free."""
     free = psutil.virtual_memory().available
-    needed = training_bytes(stage, parameters, layers, hidden)
+    needed = training_bytes(stage, parameters, trained, layers, hidden)
     if needed > free and not stage.resources.gpus_per_rank:
         raise DoesNotFit(
             f"stages.{name} needs about {needed / 2**30:.1f} GiB of memory for {parameters / 1e6:.0f} M parameters "

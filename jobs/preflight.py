@@ -199,7 +199,7 @@ def _check_training(run: Run, planned: PlannedStage, stage: TrainStage, origin: 
     _check_continued(planned, stage, store)
     shape = require_trainable(origin.directory, origin.trust_remote_code, stage, row_tokens)
     if run.cluster.address == "local":
-        check_memory(planned.name, stage, facts.parameters, shape.layers, shape.hidden)
+        check_memory(planned.name, stage, facts.parameters, shape.trained, shape.layers, shape.hidden)
     return training_space(planned.name, stage, shape.trained, facts.bytes)
 
 

@@ -104,23 +104,33 @@ def run_stage(stage: Stage, context: StageContext) -> Outcome:
             return _report(stage, context)
 
 
+SUMMARISED = ("heldout/loss", "heldout/accuracy", "heldout/rewards/accuracies", "general/perplexity")
+"""Of the held-out metrics these are worth a line on the screen, before and after; the record has all."""
+
+
 def summary_line(outcome: Outcome) -> str:
     """The numbers of an outcome in one line, for people."""
     words = []
     for name, value in {**outcome.counts, **outcome.metrics}.items():
-        if isinstance(value, int | float):
+        if name in SUMMARISED:
+            words.append(f"{name} {outcome.metrics[f'{name}_before']:.4g} -> {value:.4g}")
+        elif isinstance(value, int | float) and "/" not in name:
             words.append(f"{name.replace('_', ' ')} {f'{value:,}' if isinstance(value, int) else f'{value:.4g}'}")
-        elif name == "quarantined" and value:
+        elif name == "quarantined" and isinstance(value, dict) and value:
             words.append("quarantined " + ", ".join(f"{count:,} {reason}" for reason, count in value.items()))
     return ": " + ", ".join(words) if words else ""
 
 
 def trusts_code(store: Store, model: Artifact) -> bool:
-    """Whether the model stage that a model comes from was told to run the Python files beside the weights."""
+    """Whether the model stage that a model comes from was told to run the Python files beside the weights.
+
+    A trained model comes from its `model`, one made by `acclimate merge` from its `base`.
+    """
     origin: Artifact | None = model
-    while origin is not None and origin.kind != "model":
-        kind, _, key = origin.record["parents"]["model"].rpartition("-")
-        origin = find_artifact(store, kind, key)
+    while origin is not None and "trust_remote_code" not in origin.record["settings"]:
+        parents = origin.record["parents"]
+        kind, _, key = parents.get("model", parents.get("base", "")).rpartition("-")
+        origin = find_artifact(store, kind, key) if key else None
     return origin is not None and bool(origin.record["settings"]["trust_remote_code"])
 
 

@@ -25,9 +25,9 @@ STATUS_EXIT_CODES = {"succeeded": 0, "failed": 100, "cancelled": 103}
 """As SkyPilot's (sky/exceptions.py, JobExitCode): scripts that wait for a job know them."""
 NOT_FINISHED, NOT_FOUND = 101, 102
 STATUS_KEYS = (
-    *("run_id", "job_id", "name", "status", "stage", "error", "message", "driver_exit_code"),
-    *("created_at", "seen_at", "finished_at", "artifacts"),
-)
+    "run_id", "job_id", "name", "status", "stage", "error", "message", "driver_exit_code", "created_at", "seen_at",
+    "finished_at", "artifacts",
+)  # fmt: skip
 """What people are shown of a status, in this order; --json has all of it."""
 POLL_S = 1.0
 """A run writes its events every 2 s."""

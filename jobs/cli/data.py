@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from jobs.cli.places import StoreOption, load_config
 from jobs.cli.run import ConfigArgument, JsonOption, OverridesArgument
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ StageOption = Annotated[str | None, typer.Option("--stage", help="One shards sta
 def check(
     config: ConfigArgument,
     overrides: OverridesArgument = None,
+    store: StoreOption = None,
     stage: StageOption = None,
     rows: Annotated[int, typer.Option("--rows", min=1, help="Rows read of every source.")] = 2000,
     as_json: JsonOption = False,
@@ -40,7 +42,7 @@ def check(
     from jobs.corpus.schema import DataError
     from jobs.inspection.check import check_sample
 
-    reports = [check_sample(name, sample) for name, sample in _samples(config, overrides, stage, rows)]
+    reports = [check_sample(name, sample) for name, sample in _samples(config, overrides, store, stage, rows)]
     if as_json:
         print(json.dumps([asdict(report) for report in reports], indent=2, ensure_ascii=False))  # noqa: T201 - data
     else:
@@ -55,6 +57,7 @@ def check(
 def preview(
     config: ConfigArgument,
     overrides: OverridesArgument = None,
+    store: StoreOption = None,
     stage: StageOption = None,
     rows: Annotated[int, typer.Option("--rows", min=1, help="Rows shown of every stage.")] = 3,
     as_json: JsonOption = False,
@@ -63,7 +66,7 @@ def preview(
     from jobs.inspection.preview import preview_rows
 
     # A few more are read than shown: some are set aside, and a thumb needs an answer to another prompt.
-    shown = {name: preview_rows(sample, rows) for name, sample in _samples(config, overrides, stage, rows + 50)}
+    shown = {name: preview_rows(sample, rows) for name, sample in _samples(config, overrides, store, stage, rows + 50)}
     if as_json:
         document = {name: [asdict(row) for row in found] for name, found in shown.items()}
         print(json.dumps(document, indent=2, ensure_ascii=False))  # noqa: T201 - data
@@ -74,17 +77,18 @@ def preview(
             _show_row(name, row, console)
 
 
-def _samples(config: str, overrides: list[str] | None, wanted: str | None, rows: int) -> "Iterator[tuple[str, Sample]]":
+def _samples(
+    config: str, overrides: list[str] | None, store: str | None, wanted: str | None, rows: int
+) -> "Iterator[tuple[str, Sample]]":
     from cluster.storage import Patience, open_store
     from configs.errors import UserError
-    from configs.loader import load_run
     from configs.schema.run import ARTIFACT_PREFIX
     from jobs.inspection.sample import sample_documents, sample_rows
     from jobs.pipeline import plan_run
 
-    loaded = load_run(config, tuple(overrides or ()))
-    store = open_store(loaded.run.store, Patience.PROBE)
-    stages = {planned.name: planned for planned in plan_run(loaded.run, store)}
+    loaded = load_config(config, overrides, store)
+    opened = open_store(loaded.run.store, Patience.PROBE)
+    stages = {planned.name: planned for planned in plan_run(loaded.run, opened)}
     names = [name for name, planned in stages.items() if planned.stage.stage == "shards"]
     if wanted is not None and wanted not in names:
         raise UserError(f"--stage {wanted}: the shards stages of {config} are {', '.join(names) or 'none'}")
@@ -100,7 +104,7 @@ def _samples(config: str, overrides: list[str] | None, wanted: str | None, rows:
             corpus = stages[shards.corpus].stage
             assert corpus.stage == "corpus", shards.corpus
             documents[shards.corpus] = sample_documents(corpus, rows)
-        yield name, sample_rows(stages[name], stages, store, documents[shards.corpus])
+        yield name, sample_rows(stages[name], stages, opened, documents[shards.corpus])
 
 
 def _show_report(report: "DataReport", console: Console) -> None:

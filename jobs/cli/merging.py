@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from jobs.cli.places import StoreOption, store_root
+
 if TYPE_CHECKING:
     from cluster.storage import Store
     from jobs.merging import Part
@@ -21,15 +23,13 @@ def merge(
         str | None,
         typer.Option(help="Name of the new model artifact, or a directory (with a /). Default: ADAPTER-merged."),
     ] = None,
-    store: Annotated[
-        str, typer.Option("--store", help="Artifact root: a directory or s3://bucket/prefix.", envvar="ACCLIMATE_STORE")
-    ] = "artifacts",
+    store: StoreOption = None,
 ) -> None:
     """Add adapters to the weights of their base model, tensor by tensor in fp32, and write a model."""
     from cluster.storage import open_store
     from jobs.merging import merge_into, merge_into_artifact
 
-    opened = open_store(store)
+    opened = open_store(store_root(store))
     parts = _parts(adapter, base, opened)
     if into is not None and ("/" in into or into == "."):
         target = open_store(into)

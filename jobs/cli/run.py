@@ -205,7 +205,7 @@ def _compute(
 
     def warn(message: str) -> None:
         console.print(message, highlight=False)
-        log.event(message, level="warn")
+        log.event(message, level="warning")
 
     with (
         stop_on_signals(console) as stop_asked,

@@ -8,6 +8,7 @@ from configs.schema.training import TrainStage
 from jobs.train.attention import UnsupportedModel
 from jobs.train.initial import where_from
 from jobs.train.model import PackedModel, build_on_meta, check_length, read_config
+from jobs.train.nf4 import nf4_shapes
 from jobs.train.objectives import objective_of
 
 
@@ -44,11 +45,10 @@ def require_trainable(
             check_length(row_tokens, module.longest_segment)
     except UnsupportedModel as error:
         raise UnsupportedModel(f"{model.root} cannot be trained: {error}") from error
-    parameters = dict(module.named_parameters())
-    where_from(model, {name: tuple(parameter.shape) for name, parameter in parameters.items()})
-    trained = sum(parameter.numel() for parameter in parameters.values() if parameter.requires_grad)
-    hidden = parameters["model.embed_tokens.weight"].shape[1]
-    return Trainable(trained, len(module.layers), hidden)
+    shapes = {name: tuple(parameter.shape) for name, parameter in module.named_parameters()}
+    where_from(model, shapes | nf4_shapes(module))
+    trained = sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
+    return Trainable(trained, len(module.layers), module.model.config.hidden_size)
 
 
 def _build(model: Store, trust_remote_code: bool, stage: TrainStage) -> PackedModel:

@@ -57,8 +57,9 @@ def test_the_order_is_option_override_variable_file(toy: ToyRun, monkeypatch: py
 
 
 def test_two_stores_on_one_command_line_are_refused(toy: ToyRun) -> None:
-    answer = acclimate("plan", str(toy.config), "store=one", "--store", "two")
-    assert answer.code == 2 and "two stores" in answer.stderr
+    for verb in (("plan",), ("data", "check"), ("data", "preview")):
+        answer = acclimate(*verb, str(toy.config), "store=one", "--store", "two")
+        assert answer.code == 2 and "two stores" in answer.stderr
     assert _planned_in(str(toy.config), "store=one", "--store", "one") == "one"
 
 
@@ -80,6 +81,7 @@ def test_verbs_that_look_take_it_too(
     assert "had succeeded before" in ask("stop", run_id).stderr
     assert json.loads(ask("lineage", "base", "--json").stdout)["artifact"] == f"model-{KEY}"
     assert json.loads(ask("gc", "--json").stdout)["leftovers"] == []
+    assert "base (model-aaaaaaaaaaaaaaaa) has no adapters" in ask("merge", "base").stderr
     # Found, and only then refused: it is no model that could be served.
     assert "chosen/artifacts/model-" in ask("serve", "base").stderr
     findings = {finding["name"]: finding for finding in json.loads(ask("doctor", "--json").stdout)}
@@ -101,7 +103,21 @@ def test_eval_takes_overrides_and_a_store(
 
 
 def test_help_says_the_order_for_every_verb_that_has_a_store() -> None:
-    verbs = ("plan", "run", "submit", "status", "logs", "ls", "stop", "eval", "serve", "lineage", "gc", "doctor")
-    for verb in verbs:
-        words = acclimate(verb, "--help").stdout.replace("│", " ").split()
+    verbs = [
+        "plan",
+        "run",
+        "submit",
+        "status",
+        "logs",
+        "ls",
+        "stop",
+        "eval",
+        "serve",
+        "merge",
+        "lineage",
+        "gc",
+        "doctor",
+    ]
+    for verb in [*([verb] for verb in verbs), ["data", "check"], ["data", "preview"]]:
+        words = acclimate(*verb, "--help").stdout.replace("│", " ").split()
         assert "ACCLIMATE_STORE, then `store:` of the run file, then" in " ".join(words), verb
