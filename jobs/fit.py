@@ -16,14 +16,12 @@ from configs.schema.run import Run
 from configs.schema.training import TrainStage
 from jobs.pipeline import PlannedStage
 
-STATE_BYTES_PER_PARAMETER = 16
-"""fp32 master, gradient and two AdamW moments."""
-COPY_BYTES_PER_PARAMETER = 14
-"""Beside the state: the copy a checkpoint is written from (12) and the bf16 weights of the forward pass (2)."""
+MASTER_BYTES, GRADIENT_BYTES, COMPUTE_BYTES = 4, 4, 2
+"""Of a trained number: fp32, fp32, and bf16 in the forward pass."""
+MOMENT_BYTES = {"fp32": 8.0, "8bit": 2.1}
+"""Of both of AdamW's moments of a trained number; in 8 bits with the scales of blocks of 192 to 256 numbers."""
 FROZEN_BYTES_PER_PARAMETER = {"bf16": 2, "fp32": 4}
 """Of a model beside which adapters are trained; one in 4 bits takes less."""
-CHECKPOINT_BYTES_PER_PARAMETER = 12
-"""fp32 master and two AdamW moments."""
 RANK_BASELINE_GIB = 0.7
 """Resident memory of a Python process with torch, transformers and ray imported; measured."""
 ACTIVATION_BYTES_PER_TOKEN_AND_LAYER = 34
@@ -56,7 +54,8 @@ def training_bytes(stage: TrainStage, parameters: int, trained: int, layers: int
         parameters: of the model; `trained` of them, or of the adapters beside it, have gradients and moments.
     """
     frozen = 0 if stage.lora is None else parameters * FROZEN_BYTES_PER_PARAMETER[stage.precision]
-    state = frozen + trained * (STATE_BYTES_PER_PARAMETER + COPY_BYTES_PER_PARAMETER)
+    # A checkpoint is written from a copy.
+    state = frozen + trained * (GRADIENT_BYTES + COMPUTE_BYTES + 2 * checkpoint_bytes(stage))
     per_token = hidden * layers * (2 if stage.activation_checkpointing else ACTIVATION_BYTES_PER_TOKEN_AND_LAYER)
     per_rank = RANK_BASELINE_GIB * 2**30 + stage.micro_batch_tokens * per_token
     return int(state + stage.resources.ranks * per_rank)
@@ -71,7 +70,12 @@ def training_space(name: str, stage: TrainStage, trained: int, export_bytes: int
     """
     best = stage.heldout is not None and stage.heldout.export == "best"
     count = stage.checkpoints.keep + 1 + best
-    return StageSpace(name, export_bytes, count * trained * CHECKPOINT_BYTES_PER_PARAMETER, stage.checkpoints.keep)
+    return StageSpace(name, export_bytes, int(count * trained * checkpoint_bytes(stage)), stage.checkpoints.keep)
+
+
+def checkpoint_bytes(stage: TrainStage) -> float:
+    """Of a trained number: master and moments."""
+    return MASTER_BYTES + MOMENT_BYTES[stage.optimizer.state]
 
 
 def check_memory(name: str, stage: TrainStage, parameters: int, trained: int, layers: int, hidden: int) -> None:

@@ -23,6 +23,11 @@ class Optimizer(Node):
     epsilon: float = Field(default=1e-8, gt=0)
     weight_decay: float = Field(default=0.0, ge=0, description="Not applied to norms and biases.")
     clip_norm: float = Field(default=1.0, gt=0, description="Largest global gradient norm.")
+    state: Literal["fp32", "8bit"] = Field(
+        default="fp32",
+        description="Type of the two moments. 8bit: 2 bytes a trained number instead of 8 (arXiv 2110.02861); norms, biases and "
+        "tensors under 4,096 numbers stay fp32.",
+    )
 
 
 OTHER_PARALLELISM = ("tensor_parallel", "context_parallel", "pipeline_parallel", "expert_parallel", "sequence_parallel")

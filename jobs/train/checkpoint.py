@@ -1,7 +1,7 @@
 """Exact, asynchronous checkpoints of a sharded Learner, on disk and on S3.
 
     attempts/000002/checkpoints/step-000040/
-        rank-00000-of-00002.safetensors    the rows of every tensor that this rank holds (fp32 masters, AdamW moments)
+        rank-00000-of-00002.safetensors    the rows of every tensor that this rank holds (fp32 masters, AdamW's moments)
         history.json                       metrics of all steps so far
         checkpoint.json                    files, sizes, sha256; written last: no record, no checkpoint
 
@@ -29,10 +29,12 @@ from cluster.lease import check_attempt
 from cluster.storage import Store
 from configs.errors import RunFailed
 from jobs.train.learner import Learner
-from jobs.train.weights import StoredTensor, list_tensors, read_rows
+from jobs.train.weights import DTYPES, StoredTensor, list_tensors, read_rows
 
 RECORD = "checkpoint.json"
 HASH_CHUNK_BYTES = 2**22
+STATE_TYPES = {**DTYPES, "U8": torch.uint8}
+"""A training state has codes of 8-bit moments beside numbers."""
 
 
 class CheckpointDamaged(RunFailed):
@@ -70,7 +72,7 @@ def restore(learner: Learner, checkpoint: Checkpoint) -> None:
     for name, entry in checkpoint.record["ranks"].items():
         _check_file(checkpoint, name, entry)
     pieces: dict[str, list[tuple[int, StoredTensor]]] = {}
-    for key, stored in list_tensors(checkpoint.directory).items():
+    for key, stored in list_tensors(checkpoint.directory, STATE_TYPES).items():
         name, _, first_row = key.rpartition("@")
         pieces.setdefault(name, []).append((int(first_row), stored))
     learner.load_state(lambda name, first, count: _read(checkpoint.directory, pieces[name], first, count))
@@ -168,7 +170,7 @@ def _check_file(checkpoint: Checkpoint, name: str, entry: dict[str, Any]) -> Non
 
 def _read(directory: Store, pieces: list[tuple[int, StoredTensor]], first: int, count: int) -> Tensor:
     """Rows `first` to `first + count` of a tensor whose pieces (first row, place) lie in the files of several ranks."""
-    whole = torch.empty(count, *pieces[0][1].shape[1:], dtype=torch.float32)
+    whole = torch.empty(count, *pieces[0][1].shape[1:], dtype=pieces[0][1].dtype)
     filled = 0
     for start, stored in pieces:
         low, high = max(first, start), min(first + count, start + stored.shape[0])

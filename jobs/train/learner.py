@@ -107,8 +107,8 @@ class Learner:
     def optimizer(self) -> AdamW | None:
         """None for a frozen scorer. Made at its first use: loading then never holds more than the weights."""
         if self._moments is None and self.spec.optimizer is not None:
-            matrices = frozenset(name for name, rows in self._trained().items() if len(rows.full_shape) > 1)
-            self._moments = AdamW(self._values(), matrices, self.spec.optimizer)
+            shapes = {name: rows.full_shape for name, rows in self._trained().items()}
+            self._moments = AdamW(self._values(), shapes, self.spec.optimizer)
         return self._moments
 
     def load(self) -> None:
@@ -210,26 +210,26 @@ class Learner:
         self.sharded.forget_gradients()
 
     def state(self) -> dict[str, Tensor]:
-        """This rank's rows of the training state, fp32, as views: param/NAME, exp_avg/NAME, exp_avg_sq/NAME, steps_done.
+        """This rank's rows of the training state as views: param/NAME (fp32), steps_done, and AdamW.moments.
 
         Copy them before the next step changes them. A rank that owns no row of a tensor has an empty one.
         """
         state = {f"param/{name}": values for name, values in self._values().items()}
         if self.optimizer is not None:
-            state |= {f"exp_avg/{name}": values for name, values in self.optimizer.exp_avg.items()}
-            state |= {f"exp_avg_sq/{name}": values for name, values in self.optimizer.exp_avg_sq.items()}
+            state |= self.optimizer.moments()
             first = self.sharded.mesh["shard"].get_local_rank() == 0
             state["steps_done"] = self.optimizer.steps_done if first else self.optimizer.steps_done[:0]
         return state
 
     def state_rows(self) -> dict[str, RowSpan]:
         """For every tensor of `state`, which rows of the whole this rank holds."""
-        kinds = ("param",) if self.optimizer is None else ("param", "exp_avg", "exp_avg_sq")
-        trained = {name: RowSpan(own.first_row, own.rows, own.full_shape) for name, own in self._trained().items()}
-        spans = {f"{kind}/{name}": span for kind in kinds for name, span in trained.items()}
-        if self.optimizer is not None:
-            held = len(self.state()["steps_done"])
-            spans["steps_done"] = RowSpan(1 - held, held, (1,))
+        spans: dict[str, RowSpan] = {}
+        for key, values in self.state().items():
+            if key == "steps_done":
+                spans[key] = RowSpan(1 - len(values), len(values), (1,))
+            else:
+                own = self.sharded.rows[key.partition("/")[2]]
+                spans[key] = RowSpan(own.first_row, own.rows, (own.full_shape[0], *values.shape[1:]))
         return spans
 
     def load_state(self, read: Callable[[str, int, int], Tensor]) -> None:

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from jobs.train.eight_bit import dynamic_levels
+
 BLOCK = 64
 SCALE_BLOCK = 256
 """Both as in the paper, section 3."""
@@ -151,9 +153,4 @@ def _scaled(values: Tensor, scales: Tensor, block: int) -> Tensor:
 
 
 def _scale_levels(device: torch.device) -> Tensor:
-    """256 numbers with a sign, an exponent of base 10 and the rest linear (Dettmers 2016, arXiv 1511.04561), sorted."""
-    positive: list[float] = []
-    for exponent in range(7):
-        edges = torch.linspace(0.1, 1, 2**exponent + 1)
-        positive += (10 ** (exponent - 6) * ((edges[:-1] + edges[1:]) / 2.0)).tolist()
-    return torch.tensor(sorted([*positive, *(-level for level in positive), 0.0, 1.0]), device=device)
+    return dynamic_levels(signed=True).to(device)

@@ -50,11 +50,14 @@ class StoredTensor:
     """Of its first byte in the file."""
 
 
-def list_tensors(store: Store) -> dict[str, StoredTensor]:
+def list_tensors(store: Store, types: Mapping[str, torch.dtype] = DTYPES) -> dict[str, StoredTensor]:
     """Every tensor of a directory's weights, from the headers of their files.
 
     The index names the files; without one they are `model*.safetensors`, and where there are none of these (checkpoints) all
     *.safetensors. Mistral's directories hold the same weights a second time, as consolidated*.safetensors.
+
+    Args:
+        types: which may be there, by safetensors' names.
 
     Raises:
         WeightsError: no safetensors, a pickle instead, or a file that is cut off or not safetensors.
@@ -71,7 +74,7 @@ def list_tensors(store: Store) -> dict[str, StoredTensor]:
         raise WeightsError(f"{store.root} holds no *.safetensors file")
     tensors: dict[str, StoredTensor] = {}
     for file in _of_the_model(store, files, set(sizes)):
-        for name, tensor in _read_header(store, file, sizes[file]).items():
+        for name, tensor in _read_header(store, file, sizes[file], types).items():
             if name in tensors:
                 raise WeightsError(
                     f"{store.root}: {name} is in {tensors[name].file} and in {file}; remove one of the two"
@@ -138,7 +141,7 @@ def _of_the_model(store: Store, files: list[str], present: set[str]) -> list[str
     return named
 
 
-def _read_header(store: Store, file: str, file_size: int) -> dict[str, StoredTensor]:
+def _read_header(store: Store, file: str, file_size: int, types: Mapping[str, torch.dtype]) -> dict[str, StoredTensor]:
     try:
         length = int.from_bytes(_read_range(store, file, 0, 8), "little")
         if length > LONGEST_HEADER_BYTES:
@@ -153,13 +156,13 @@ def _read_header(store: Store, file: str, file_size: int) -> dict[str, StoredTen
     entries.pop("__metadata__", None)
     tensors: dict[str, StoredTensor] = {}
     for name, entry in entries.items():
-        if entry["dtype"] not in DTYPES:
+        if entry["dtype"] not in types:
             raise WeightsError(
-                f"{store.path(file)}: {name} is of type {entry['dtype']}; only {', '.join(DTYPES)} are trained. "
+                f"{store.path(file)}: {name} is of type {entry['dtype']}; only {', '.join(types)} are read. "
                 "Convert the model to bf16 first."
             )
         begin, end = entry["data_offsets"]
-        stored = StoredTensor(file, DTYPES[entry["dtype"]], tuple(entry["shape"]), 8 + length + begin)
+        stored = StoredTensor(file, types[entry["dtype"]], tuple(entry["shape"]), 8 + length + begin)
         if end - begin != math.prod(stored.shape) * stored.dtype.itemsize or 8 + length + end > file_size:
             raise WeightsError(
                 f"{store.path(file)}: {name} should end at byte {8 + length + end}, the file has {file_size}; fetch it again"

@@ -27,7 +27,7 @@ def test_equals_torch_adamw_and_spares_norms_from_decay() -> None:
         {"params": [expected["norm"]], "weight_decay": 0.0},
     ]
     reference = torch.optim.AdamW(groups, lr=0.1, betas=(0.8, 0.9), eps=1e-8)
-    adamw = AdamW(rows, frozenset({"matrix", "none"}), optimizer)
+    adamw = AdamW(rows, {name: tuple(values.shape) for name, values in rows.items()}, optimizer)
     for _ in range(3):
         gradients = {name: torch.randn(values.shape, generator=generator) for name, values in rows.items()}
         for name, parameter in expected.items():
