@@ -27,6 +27,7 @@ from jobs.model_files import (
     needs_remote_code,
 )
 from jobs.model_hub import PREFIX, HubModel, download, hub_model, pinned_commit
+from jobs.rope import scaled_config
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -105,6 +106,7 @@ def import_model(stage: ModelStage, resolved: ResolvedModel, output: Store, prog
 
     Raises:
         ModelError: a broken or incomplete model, or one that needs code nobody said to trust.
+        RopeError: `rope_scaling` does not fit its config.json.
         jobs.corpus.template.TemplateError: a given template whose assistant turns do not end by an end-of-sequence token.
     """
     template = None if stage.chat_template is None else template_text(stage.chat_template)
@@ -143,6 +145,8 @@ def _copy(origin: Store | HubModel, files: list[FileInfo], model: Store, progres
 
 def _settle_small_files(stage: ModelStage, model: Store, template: str | None) -> None:
     require_trust(stage, model)
+    if stage.rope_scaling is not None:
+        model.write_json("config.json", scaled_config(model.read_json("config.json"), stage.rope_scaling, stage.source))
     if template is not None:
         _set_template(model, template)
         check_chat_template(model, template, stage.trust_remote_code)

@@ -1,7 +1,7 @@
 """The root of the config tree: a run is a store, a cluster and named stages."""
 
 import os
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -16,6 +16,46 @@ ARTIFACT_PREFIX = "artifact:"
 UNKNOWN_LICENCE = "LicenseRef-unknown"
 
 
+class RopeScaling(Node):
+    """Rotary angles for texts longer than those of pre-training, in the names of transformers' and vLLM's config.json.
+
+    Training on such texts has to follow: the first steps only bring the model back to what it was.
+    """
+
+    rope_type: Literal["linear", "yarn", "llama3"] = Field(
+        description="linear: positions / factor (arXiv 2306.15595); yarn: by wavelength (arXiv 2309.00071); llama3: Llama 3.1's."
+    )
+    factor: float = Field(gt=1, description="How many times the context of pre-training.")
+    attention_factor: float | None = Field(
+        default=None, gt=0, description="yarn: by what cos and sin are multiplied; default: 0.1 ln(factor) + 1."
+    )
+    beta_fast: float | None = Field(default=None, gt=0, description="yarn; default 32.")
+    beta_slow: float | None = Field(default=None, gt=0, description="yarn; default 1.")
+    low_freq_factor: float | None = Field(default=None, gt=0, description="llama3; default 1.")
+    high_freq_factor: float | None = Field(default=None, gt=0, description="llama3; default 4.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _complete(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        kind = values.get("rope_type")
+        if kind in ("dynamic", "longrope"):
+            raise ValueError(
+                f"rope_type {kind}: the angles depend on the longest text in memory, so a text would turn its neighbours; "
+                "choose yarn or linear"
+            )
+        of_kind = {
+            "yarn": ("attention_factor", "beta_fast", "beta_slow"),
+            "llama3": ("low_freq_factor", "high_freq_factor"),
+        }
+        unused = [name for other, names in of_kind.items() if other != kind for name in names if name in values]
+        if kind in ("linear", "yarn", "llama3") and unused:
+            raise ValueError(f"{', '.join(unused)}: not a setting of rope_type {kind}")
+        # transformers has no defaults for these two.
+        return {"low_freq_factor": 1.0, "high_freq_factor": 4.0, **values} if kind == "llama3" else values
+
+
 class ModelStage(Node):
     """A model from outside -> a model artifact that every node can read."""
 
@@ -26,6 +66,10 @@ class ModelStage(Node):
     )
     licence: str = Field(
         default=UNKNOWN_LICENCE, description="SPDX expression of the model's licence; goes into lineage."
+    )
+    rope_scaling: RopeScaling | None = Field(
+        default=None,
+        description="Lengthens the context; goes into config.json, so training and serving have the same angles.",
     )
     trust_remote_code: bool = Field(
         default=False,

@@ -50,6 +50,22 @@ LONG_ROPE = {
 FAMILIES: dict[str, PreTrainedConfig] = {
     "llama": LlamaConfig(**SIZES, tie_word_embeddings=True),
     "llama_untied": LlamaConfig(**SIZES, tie_word_embeddings=False),
+    "llama_linear": LlamaConfig(**SIZES, rope_parameters={"rope_type": "linear", "rope_theta": 1e4, "factor": 4.0}),
+    "llama_yarn": LlamaConfig(
+        **SIZES,
+        rope_parameters={"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 64},
+    ),
+    "llama_llama3": LlamaConfig(
+        **SIZES,
+        rope_parameters={
+            "rope_type": "llama3",
+            "rope_theta": 1e4,
+            "factor": 8.0,
+            "original_max_position_embeddings": 32,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+        },
+    ),
     "qwen2": Qwen2Config(**SIZES, tie_word_embeddings=True),
     "qwen2_window": Qwen2Config(**SIZES, use_sliding_window=True, **MIXED, tie_word_embeddings=False),
     "qwen3": Qwen3Config(**SIZES, head_dim=16, tie_word_embeddings=True),
