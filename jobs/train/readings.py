@@ -17,7 +17,8 @@ FEWEST_STEPS = 10
 """Before so many steps a curve says nothing."""
 WINDOW_SHARE = 0.2
 """The first and the last fifth of the steps are compared."""
-IDLE_SHARE = 0.1
+WASTED_SHARE = 0.1
+"""Of a run's time: what ranks wait for each other, for rows or for checkpoints beyond this is said."""
 SURER_THAN_HELDOUT = 0.2
 """Training accuracy this far above the upper end of the held-out one's interval is learnt by heart."""
 HELDOUT_RISE = 0.02
@@ -37,7 +38,7 @@ def readings(stage: TrainStage, history: History) -> dict[str, str]:
     steps = [entry for entry in history if "loss" in entry]
     found = dict(_of_evaluations(stage, history, steps))
     if len(steps) >= FEWEST_STEPS:
-        for look in (_of_pairs, _of_thumbs, _of_lengths, _of_any):
+        for look in (_of_pairs, _of_thumbs, _of_lengths, _of_any, _of_waste):
             found |= dict(look(stage, steps))
     return found
 
@@ -144,12 +145,29 @@ def _of_any(stage: TrainStage, steps: History) -> Iterator[tuple[str, str]]:
             f"entropy fell from {_first(steps, 'entropy'):.2f} to {_last(steps, 'entropy'):.2f} nats: answers become uniform; "
             "fewer steps or a lower learning rate",
         )
+
+
+def _of_waste(stage: TrainStage, steps: History) -> Iterator[tuple[str, str]]:
     idle = _mean(steps, "idle_share")
-    if idle is not None and idle > IDLE_SHARE:
+    if idle is not None and idle > WASTED_SHARE:
         yield (
             "idle",
             f"ranks wait for each other {idle:.0%} of the time, because their rows are of unequal length: larger batches "
             "balance better, or use fewer ranks",
+        )
+    total_s = _sum(steps, "step_s") + _sum(steps, "save_wait_s")
+    for_rows, for_saves = (_sum(steps, name) / total_s if total_s else 0.0 for name in ("data_wait_s", "save_wait_s"))
+    if for_rows > WASTED_SHARE:
+        yield (
+            "data_wait",
+            f"{for_rows:.0%} of the time rank 0 waits for rows: the store is slower than the training; use one that is nearer, "
+            "or shards of fewer rows (`shards` of the shards stage)",
+        )
+    if for_saves > WASTED_SHARE:
+        yield (
+            "save_wait",
+            f"{for_saves:.0%} of the time goes into checkpoints: raise checkpoints.every_steps (now "
+            f"{stage.checkpoints.every_steps}), or use a faster store",
         )
 
 
@@ -172,6 +190,10 @@ def _margin(window: Callable[[History, str], float], steps: History) -> float:
 def _mean(steps: History, name: str) -> float | None:
     values = [entry[name] for entry in steps if name in entry]
     return sum(values) / len(values) if values else None
+
+
+def _sum(steps: History, name: str) -> float:
+    return sum(entry.get(name, 0.0) for entry in steps)
 
 
 def _clearly(steps: History, name: str, fall: float) -> bool:

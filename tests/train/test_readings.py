@@ -46,6 +46,8 @@ PAIRS = {"rewards/chosen": (0.0, 1.0), "rewards/rejected": (0.0, -1.0)}
         (CPT, falling(entropy=(2.0, 0.3)), "entropy", "fell from"),
         (CPT, falling(grad_norm=(50.0, 50.0)), "clipped", "clipped to 1"),
         (CPT, falling(idle_share=(0.3, 0.3)), "idle", "30%"),
+        (CPT, falling(step_s=(2.0, 2.0), data_wait_s=(0.5, 0.5)), "data_wait", "25%"),
+        (CPT, falling(step_s=(3.0, 3.0), save_wait_s=(1.0, 1.0)), "save_wait", "25% of the time goes into checkpoints"),
         (REWARD, falling(margin=(0.5, 0.5), **{"rewards/mean": (0.0, 30.0)}), "drift", "centring"),
     ],
 )  # fmt: skip
@@ -63,6 +65,9 @@ def test_a_healthy_run_gives_no_reading(stage: AnyTrainStage) -> None:
         "share_desirable": (0.55, 0.55),
         "idle_share": (0.02, 0.02),
         "margin": (0.1, 2.0),
+        "step_s": (2.0, 2.0),
+        "data_wait_s": (0.05, 0.05),
+        "save_wait_s": (0.1, 0.1),
     }
     assert readings(stage, falling(**PAIRS, **healthy)) == {}
 
