@@ -16,7 +16,7 @@ from cluster.storage import Store
 from configs.errors import UserError
 from configs.schema.corpus import CorpusStage, ShardsStage
 from configs.schema.evaluation import EvaluateStage, ReportStage
-from configs.schema.run import ModelStage, Run, stage_inputs
+from configs.schema.run import ModelStage, RopeScaling, Run, stage_inputs
 from configs.schema.training import ExampleStage, LanguageModelStage, TrainStage
 from jobs.fit import StageSpace, check_cpus, check_disk, check_memory, training_space
 from jobs.pipeline import PlannedStage
@@ -54,16 +54,21 @@ def describe(planned: PlannedStage) -> dict[str, Any]:
             tokens = stage.steps * stage.batch_tokens if stage.steps is not None else None
             total = f", about {tokens:,} tokens" if tokens else ""
             what = f"{length} of {stage.batch_tokens} tokens{total}, {stage.resources.ranks} ranks, {stage.precision}"
-            return {"what": what, "estimated_tokens": tokens}
+            return {"what": what + _offload(stage), "estimated_tokens": tokens}
         case ExampleStage():
             length = f"{stage.steps} steps" if stage.steps is not None else f"{stage.epochs} epochs"
-            return {
-                "what": f"{length} of {stage.batch_examples} examples, {stage.resources.ranks} ranks, {stage.precision}"
-            }
+            what = f"{length} of {stage.batch_examples} examples, {stage.resources.ranks} ranks, {stage.precision}"
+            return {"what": what + _offload(stage)}
         case EvaluateStage():
             return {"what": f"{len(stage.models)} models on {', '.join(stage.sets)}"}
         case ReportStage():
             return {"what": "report.html"}
+
+
+def _offload(stage: TrainStage) -> str:
+    if not stage.cpu_offload:
+        return ""
+    return ", state in host memory" if stage.resources.gpus_per_rank else ", cpu_offload changes nothing without GPUs"
 
 
 def _formats(stage: CorpusStage, inputs: "list[InputFile]") -> dict[str, str]:
@@ -116,6 +121,8 @@ class Origin:
     template: str | None
     """The Jinja text that the import will set; None where the model keeps its own."""
     trust_remote_code: bool
+    rope_scaling: RopeScaling | None = None
+    """What the import will write into config.json; None where it stays, or is done."""
 
 
 def _check_parents(waiting: list[PlannedStage], store: Store) -> None:
@@ -172,6 +179,7 @@ def _check_import(planned: PlannedStage, stage: ModelStage, store: Store) -> int
         return resolve_source(stage.source).total_bytes
     check_model(origin.directory)
     require_trust(stage, origin.directory)
+    _window(origin)
     if origin.template is not None:
         check_chat_template(origin.directory, origin.template, stage.trust_remote_code)
     return sum(file.size for file in origin.directory.files())
@@ -204,14 +212,22 @@ def _check_training(run: Run, planned: PlannedStage, stage: TrainStage, origin: 
 
 
 def _check_context(key: str, tokens: int, model: str, origin: Origin) -> None:
-    from jobs.model_files import check_model
-
-    window = check_model(origin.directory).context
+    window = _window(origin)
     if window is not None and tokens > window:
         raise ContextTooLong(
             f"{key}: {tokens} tokens are more than {model} reads: its config.json says max_position_embeddings {window}. "
-            f"Set {key} to {window} or less."
+            f"Set {key} to {window} or less, or give the model stage `rope_scaling` to train longer ones."
         )
+
+
+def _window(origin: Origin) -> int | None:
+    """Tokens that the model will read once it is imported. Raises RopeError."""
+    from jobs.model_files import check_model
+    from jobs.rope import WINDOW, scaled_config
+
+    if origin.rope_scaling is None:
+        return check_model(origin.directory).context
+    return scaled_config(origin.directory.read_json("config.json"), origin.rope_scaling, origin.directory.root)[WINDOW]
 
 
 def _check_batch(planned: PlannedStage, stage: LanguageModelStage, row_tokens: int | None) -> None:
@@ -258,7 +274,7 @@ def _source(planned: PlannedStage, store: Store) -> Origin | None:
         return None
     artifact = _parent(planned, "source", store) if planned.parents else None
     directory = source_directory(stage.source) if artifact is None else artifact.content.below("model")
-    return Origin(directory, template, stage.trust_remote_code)
+    return Origin(directory, template, stage.trust_remote_code, stage.rope_scaling)
 
 
 def _parent(planned: PlannedStage, key: str, store: Store) -> Artifact | None:

@@ -126,8 +126,24 @@ class TrainStage(Node):
     lora: Lora | None = Field(default=None, description="Train adapters instead of the whole model.")
     heldout: HeldoutEvaluation | None = None
     activation_checkpointing: bool = recorded_only(False)
+    cpu_offload: bool = recorded_only(
+        False,
+        description="Masters, gradients and moments in the host's memory not the GPU's; without GPUs they are there anyhow.",
+    )
+    kernels: Literal["torch", "liger"] = recorded_only(
+        "torch",
+        description="liger: Triton kernels for norms, gated MLPs and rotary angles (liger-kernel); GPUs only.",
+    )
     checkpoints: Checkpoints = recorded_only(Checkpoints())
     resources: Resources = recorded_only(Resources())
+
+    @model_validator(mode="after")
+    def _kernels_have_a_gpu(self) -> Self:
+        if self.kernels == "liger" and not self.resources.gpus_per_rank:
+            raise ValueError(
+                "kernels: liger needs a GPU for every rank: set resources.gpus_per_rank: 1, or kernels: torch"
+            )
+        return self
 
     @model_validator(mode="after")
     def _length_is_given_once(self) -> Self:

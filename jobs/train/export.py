@@ -18,7 +18,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from cluster.storage import Store
-from jobs.train.fsdp import LocalRows, ShardedModel
+from jobs.train.fsdp import LocalRows, ShardedModel, device_of
 from jobs.train.initial import NewTensor
 from jobs.train.one_rank import WholeModel, WholeRows
 from jobs.train.weights import DTYPES, StoredTensor
@@ -118,7 +118,7 @@ def _gather(sharded: ShardedModel | WholeModel, rows: LocalRows | WholeRows, dty
     shard_mesh = sharded.mesh["shard"]
     if sharded.mesh["replicate"].get_local_rank() != 0:
         return None
-    own = rows.values.to(dtype)
+    own = rows.values.to(device_of(sharded.mesh), dtype)
     shards = shard_mesh.size()
     if shards == 1:
         return own.cpu()

@@ -13,7 +13,7 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
 from jobs.train.model import PackedModel, allocate
@@ -84,6 +84,7 @@ class ShardedModel:
     mesh: DeviceMesh
     keep_gathered: bool
     rows: dict[str, LocalRows]
+    cpu_offload: bool = False
 
     def begin_backward_of(self, micro_batch: int, micro_batches: int) -> None:
         """Before the forward pass of micro-batch `micro_batch` (from 1): gradients are summed over ranks after the last."""
@@ -93,8 +94,11 @@ class ShardedModel:
         root.set_reshard_after_backward(last or not self.keep_gathered)
 
     def allocate(self, device: torch.device) -> None:
-        """Memory for this rank's rows."""
-        allocate(self.module, device)
+        """Memory for this rank's rows; with `cpu_offload` in the host's memory, while buffers stay where it computes."""
+        allocate(self.module, torch.device("cpu") if self.cpu_offload else device)
+        for part in self.module.modules() if self.cpu_offload else ():
+            for name, buffer in part.named_buffers(recurse=False):
+                part._buffers[name] = buffer.to(device)
 
     def before_forward(self) -> None:
         """FSDP gathers by itself."""
@@ -110,9 +114,17 @@ class ShardedModel:
                 module.reshard()
 
 
-def shard_model(module: PackedModel, mesh: DeviceMesh, precision: Precision) -> ShardedModel | WholeModel:
-    """Cuts a model on the meta device into groups and rows, unless one rank has it whole; nothing is allocated yet."""
-    if mesh.size() == 1:
+def shard_model(
+    module: PackedModel, mesh: DeviceMesh, precision: Precision, cpu_offload: bool = False
+) -> ShardedModel | WholeModel:
+    """Cuts a model on the meta device into groups and rows, unless one rank has it whole; nothing is allocated yet.
+
+    Args:
+        cpu_offload: masters, gradients and moments in the host's memory, by FSDP's own policy, which copies a group to the GPU
+            when it is gathered. On a CPU they are there anyway: the same path, and nothing to copy. Not run on a GPU yet.
+    """
+    on_gpu = mesh.device_type == "cuda"
+    if mesh.size() == 1 and not (cpu_offload and on_gpu):
         return WholeModel(module, mesh, COMPUTE_TYPES[precision])
     assert mesh["context"].size() == 1, f"context parallelism is not implemented, the mesh has {mesh['context'].size()}"
     compute_type = COMPUTE_TYPES[precision]
@@ -122,15 +134,18 @@ def shard_model(module: PackedModel, mesh: DeviceMesh, precision: Precision) -> 
     data_mesh = mesh["shard"] if mesh["replicate"].size() == 1 else mesh["replicate", "shard"]
     sum_type = torch.promote_types(compute_type, torch.float32)
     policy = MixedPrecisionPolicy(param_dtype=compute_type, reduce_dtype=sum_type, cast_forward_inputs=False)
+    offload = CPUOffloadPolicy(pin_memory=on_gpu) if cpu_offload else OffloadPolicy()
     for group in [*module.layers, module]:
-        fully_shard(group, mesh=data_mesh, mp_policy=policy, reshard_after_forward=not keep_gathered)
+        fully_shard(
+            group, mesh=data_mesh, mp_policy=policy, offload_policy=offload, reshard_after_forward=not keep_gathered
+        )
         _sum_gradients(cast(FSDPModule, group), mesh)
     shards, shard = mesh["shard"].size(), mesh["shard"].get_local_rank()
     rows = {
         name: LocalRows(parameter, *row_range(full_shapes[name][0], shards, shard), full_shapes[name])
         for name, parameter in module.named_parameters()
     }
-    return ShardedModel(module, mesh, keep_gathered, rows)
+    return ShardedModel(module, mesh, keep_gathered, rows, cpu_offload)
 
 
 def row_range(rows: int, shards: int, shard: int) -> tuple[int, int]:

@@ -25,6 +25,7 @@ from jobs.train.batch import PackedBatch
 from jobs.train.export import export_model, gather_on_first_rank
 from jobs.train.fsdp import COMPUTE_TYPES, LocalRows, Precision, ShardedModel, device_of, shard_model
 from jobs.train.initial import set_initial, set_quantised, set_trained_before, trained_before, where_from
+from jobs.train.kernels import Kernels, use_liger
 from jobs.train.memory import peak_rss_bytes
 from jobs.train.merge import export_merged, write_adapters, write_reward_config
 from jobs.train.model import Head, build_on_meta, read_config
@@ -54,6 +55,8 @@ class LearnerSpec:
     optimizer: Optimizer | None
     """None: a frozen scorer, kept in the compute type, without gradients and moments."""
     activation_checkpointing: bool = False
+    cpu_offload: bool = False
+    kernels: Kernels = "torch"
     trust_remote_code: bool = False
     head: Head = "logprobs"
     """scores: a new head of one row where the model directory has none, drawn from `seed`."""
@@ -81,7 +84,7 @@ class Learner:
         """Checks the model and plans the shards; allocates nothing.
 
         Raises:
-            UnsupportedModel, WeightsError: with what is wrong and how to mend it.
+            UnsupportedModel, WeightsError, KernelsMissing: with what is wrong and how to mend it.
         """
         self.spec = spec
         self.device = device_of(mesh)
@@ -100,7 +103,9 @@ class Learner:
                 parameter.data = parameter.data.to(COMPUTE_TYPES[spec.precision])
         if spec.activation_checkpointing:
             module.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        self.sharded: ShardedModel | WholeModel = shard_model(module.train(), mesh, spec.precision)
+        if spec.kernels == "liger":
+            use_liger(module, self.device)
+        self.sharded: ShardedModel | WholeModel = shard_model(module.train(), mesh, spec.precision, spec.cpu_offload)
         self._moments: AdamW | None = None
 
     @property
@@ -175,7 +180,11 @@ class Learner:
         optimizer = self.optimizer
         assert optimizer is not None, "a Learner without optimizer does not step"
         gradients = {name: rows.gradient for name, rows in self._trained().items() if rows.rows}
-        squares = torch.stack([torch.linalg.vector_norm(grad).double().square() for grad in gradients.values()]).sum()
+        squares = (
+            torch.stack([torch.linalg.vector_norm(grad).double().square() for grad in gradients.values()])
+            .sum()
+            .to(self.device)
+        )
         finite = torch.isfinite(squares) & torch.isfinite(sums.loss)
         # Replicas hold the same reduced gradient, so each contributes its part of the one norm.
         squares = squares / self.sharded.mesh["replicate"].size()

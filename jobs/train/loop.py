@@ -105,6 +105,8 @@ class _Run:
     readings: Readings
     saved_at: float = field(default_factory=time.monotonic)
     stop_wanted: bool = False
+    save_wait_s: float = 0.0
+    """How long the last checkpoint has kept the ranks from going on."""
 
     @property
     def keep_best(self) -> bool:
@@ -125,8 +127,10 @@ def run_training(job: TrainJob, host: Host) -> Ending:
         if done.stop or done.checkpoint or regular or last or reason or _is_best(run):
             best = heldout.best_step(run.history) if run.keep_best else None
             host.at(step + 1, "saving")
+            began = time.monotonic()
             run.checkpoints.save(run.learner, step + 1, run.history, best)
             run.saved_at = time.monotonic()
+            run.save_wait_s = run.saved_at - began
         if reason is not None:
             break
         if done.stop and not last:
@@ -171,6 +175,7 @@ def _load(job: TrainJob, model: Store, trained: bool) -> Learner:
         model, stage.precision, stage.optimizer if trained else None, stage.activation_checkpointing,
         trust_remote_code=job.trust_remote_code, head=objective_of(stage).head, seed=job.seed,
         lora=stage.lora if trained else None, adapter=job.adapter if trained else None,
+        cpu_offload=stage.cpu_offload, kernels=stage.kernels,
     )  # fmt: skip
     learner = Learner(spec, build_mesh(dist.get_world_size(), stage.resources.replicas))
     learner.load()
@@ -196,6 +201,7 @@ def _train_step(run: _Run, step: int) -> StepMetrics:
     began = time.perf_counter()
     run.host.at(step + 1, "reading")
     batch = run.reader.batch(step)
+    data_wait_s = time.perf_counter() - began
     run.host.at(step + 1, "computing")
     loss_function = objective_of(job.stage).loss_of_step(learner, batch)
     learner.draw_dropout(job.seed, step)
@@ -223,7 +229,9 @@ def _train_step(run: _Run, step: int) -> StepMetrics:
         "peak_rss_gib": peak / 2**30,  # of all ranks the highest, and whose it is: the one that runs out first
         "peak_rss_rank": done.peak_rss_bytes.index(peak),
         "idle_share": batch.idle_share,
-    }
+        "step_s": elapsed_s, "data_wait_s": data_wait_s, "save_wait_s": run.save_wait_s,  # the save before this step
+    }  # fmt: skip
+    run.save_wait_s = 0.0
     _tell(run, {**run.history[-1], **seen})
     return done
 

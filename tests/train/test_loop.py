@@ -32,6 +32,9 @@ def train_and_look_at_the_reports(job: TrainJob) -> None:
     assert len(reports) == (job.total_steps if dist.get_rank() == 0 else 0)
     for metrics in reports:
         assert metrics["tokens_per_s"] > 0 and metrics["peak_rss_rank"] in (0, 1)
+        assert 0 <= metrics["data_wait_s"] < metrics["step_s"]
+        # After the steps with a checkpoint (every second one) its wait is told.
+        assert (metrics["save_wait_s"] > 0) == (metrics["step"] > 1 and metrics["step"] % 2 == 1)
         assert 0.1 < metrics["rss_gib"] <= metrics["peak_rss_gib"] * 1.001 < 4
 
 
