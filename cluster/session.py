@@ -157,8 +157,12 @@ def _joined(address: str) -> Iterator[Session]:
         ray.shutdown()
 
 
-def require_listening(address: str) -> None:
-    """Raises ClusterUnreachable unless something accepts connections at HOST:PORT within CONNECT_TIMEOUT_S."""
+def require_listening(address: str, what: str = "GCS (6379") -> None:
+    """Raises ClusterUnreachable unless something accepts connections at HOST:PORT within CONNECT_TIMEOUT_S.
+
+    Args:
+        what: listens there, with its usual port, for the message.
+    """
     host, _, port = address.rpartition(":")
     if not host or not port.isdigit():
         raise ClusterUnreachable(f"cluster.address={address!r} is not an address: give `local`, `auto` or HOST:PORT.")
@@ -166,8 +170,8 @@ def require_listening(address: str) -> None:
         socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT_S).close()
     except OSError as error:
         raise ClusterUnreachable(
-            f"Nothing answers at {address} ({error}). Check that the head runs, that the port is the one of its GCS "
-            "(6379 unless started otherwise) and that a firewall or VPN lets you through."
+            f"Nothing answers at {address} ({error}). Check that the head runs, that the port is the one of its {what} "
+            "unless started otherwise) and that a firewall or VPN lets you through."
         ) from error
 
 

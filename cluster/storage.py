@@ -235,6 +235,10 @@ def _written_beside(target: Path, place: Callable[[Path, Path], None]) -> Iterat
         target.parent.mkdir(parents=True, exist_ok=True)
     except FileExistsError as error:  # a file in the directory's place; `create` must not take it for its own target
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(target.parent)) from error
+    except (
+        FileNotFoundError
+    ) as error:  # what /proc and the like say; elsewhere it means that a file to read is not there
+        raise PermissionError(errno.EACCES, "no directory can be made here", str(target.parent)) from error
     writing = target.with_name(f".writing-{uuid.uuid4().hex}")
     try:
         yield writing

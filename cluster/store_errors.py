@@ -27,6 +27,7 @@ REMEDIES = {
 LOCAL_REMEDIES = {
     errno.EROFS: "The disk is mounted read-only: mount it for writing, or set `store` to another directory or s3://.",
     errno.EACCES: "Give this user the right to write there (`ls -ld`), or set `store` to a directory of its own.",
+    errno.ENOTDIR: "It, or what stands above it, is a file: set `store` to a directory.",
     errno.EPERM: "Give this user the right to write there (`ls -ld`), or set `store` to a directory of its own.",
 }
 

@@ -86,7 +86,7 @@ class SubmittedJob:
 
 def reach(address: str) -> JobSubmissionClient:
     """A client of the cluster's job server. Raises ClusterUnreachable within seconds."""
-    require_listening(address.removeprefix("https://").removeprefix("http://").rstrip("/"))
+    require_listening(address.removeprefix("https://").removeprefix("http://").rstrip("/"), "dashboard (8265")
     try:
         return _understood(address, lambda: JobSubmissionClient(address))
     except ConnectionError as error:
@@ -200,6 +200,10 @@ def _input_paths(run: Run) -> list[tuple[str, str]]:
             found += [(f"stages.{name}.sources.{key}.path", source.path) for key, source in stage.sources.items()]
         elif isinstance(stage, ModelStage):
             found.append((f"stages.{name}.source", stage.source))
+            if stage.chat_template is not None and stage.chat_template.endswith(
+                ".jinja"
+            ):  # others are names of presets
+                found.append((f"stages.{name}.chat_template", stage.chat_template))
     return [(key, path) for key, path in found if ":" not in path and "*" not in path and not Path(path).is_absolute()]
 
 

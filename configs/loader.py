@@ -104,6 +104,10 @@ def _construct(node: yaml.Node, path: Path_, file: str, origins: Origins) -> Any
         for key_node, value_node in node.value:
             key = str(key_node.value)
             where = Origin(file, key_node.start_mark.line + 1)
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                raise ConfigError(
+                    f"{where}: YAML's merge key `<<` is not read; put shared keys in a file and `extends:` it"
+                )
             if key in result:
                 raise ConfigError(f"{where}: `{'.'.join((*path, key))}` is given twice")
             origins[(*path, key)] = where

@@ -84,7 +84,7 @@ def check_memory(name: str, stage: TrainStage, parameters: int, trained: int, la
     needed = training_bytes(stage, parameters, trained, layers, hidden)
     if needed > free and not stage.resources.gpus_per_rank:
         raise DoesNotFit(
-            f"stages.{name} needs about {needed / 2**30:.1f} GiB of memory for {parameters / 1e6:.0f} M parameters "
+            f"stages.{name} needs about {needed / 2**30:.1f} GiB of memory for {parameters / 1e6:,.1f} M parameters "
             f"on {stage.resources.ranks} ranks, {free / 2**30:.1f} GiB are free. Lower stages.{name}.micro_batch_tokens "
             f"(now {stage.micro_batch_tokens}), set activation_checkpointing: true, or take a smaller model."
         )

@@ -90,13 +90,26 @@ def find_served_model(model: str, store: str) -> tuple["Store", str]:
     from cluster.storage import open_store
     from configs.schema.run import MODEL_KINDS
 
-    if model.startswith("s3://") or Path(model).is_dir():
+    written_as_path = model.startswith(("s3://", ".", "~")) or "/" in model
+    if written_as_path or (Path(model).is_dir() and not _is_named(open_store(store), model)):
         directory = open_store(model)
         if not directory.exists("artifact.json"):
             return directory, Path(model).resolve().name
         store, _, model = directory.root.rpartition("/artifacts/")
     artifact = find_named(open_store(store), model, MODEL_KINDS)
     return artifact.content.below("model"), artifact.name
+
+
+def _is_named(store: "Store", model: str) -> bool:
+    """Whether the store has an artifact of this name: it goes before a folder that happens to be called the same."""
+    from cluster.artifacts import ArtifactNotFound, find_named
+    from configs.schema.run import MODEL_KINDS
+
+    try:
+        find_named(store, model, MODEL_KINDS)
+    except ArtifactNotFound:
+        return False
+    return True
 
 
 def require_servable(directory: "Store", options: "Serving") -> None:

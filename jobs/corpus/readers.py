@@ -169,6 +169,11 @@ def parquet_rows(file: BinaryIO, uri: str) -> Iterator[NumberedRow]:
     return enumerate((row for batch in batches for row in batch.to_pylist()), start=1)
 
 
+LONGEST_CELL = 1 << 28
+"""Characters; Python's own limit of 131,072 would end the reading of a file at its first long document."""
+csv.field_size_limit(LONGEST_CELL)
+
+
 def csv_rows(file: BinaryIO, uri: str) -> Iterator[NumberedRow]:
     """Rows of text; a cell without text is no value. Numbers count rows after the header, not lines."""
     # newline="": line ends inside quotes belong to the cell.

@@ -13,12 +13,15 @@ rows, so safetensors holds it, and reading for another world size is reading oth
 """
 
 import hashlib
+import os
+import shutil
 import tempfile
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 import torch.distributed as dist
 from safetensors.torch import save_file
@@ -33,6 +36,8 @@ from jobs.train.weights import DTYPES, StoredTensor, list_tensors, read_rows
 
 RECORD = "checkpoint.json"
 HASH_CHUNK_BYTES = 2**22
+SCRATCH = "acclimate-checkpoint-"
+"""Directories in the temporary directory of a node begin so, followed by the process that writes there."""
 STATE_TYPES = {**DTYPES, "U8": torch.uint8}
 """A training state has codes of 8-bit moments beside numbers."""
 
@@ -88,6 +93,7 @@ class CheckpointWriter:
         self._artifact, self._attempt, self._keep = artifact, attempt, keep
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._running: Future[None] | None = None
+        _remove_dead_scratch()
         # Its own group: collectives of this thread must not mix with those of the training thread.
         self._group = dist.new_group(backend="gloo")
 
@@ -121,7 +127,7 @@ class CheckpointWriter:
         rank, world_size = dist.get_rank(), dist.get_world_size()
         directory = self._artifact.below("attempts", f"{self._attempt:06d}", "checkpoints", f"step-{step:06d}")
         name = f"rank-{rank:05d}-of-{world_size:05d}.safetensors"
-        with tempfile.TemporaryDirectory(prefix="acclimate-checkpoint-") as scratch:
+        with tempfile.TemporaryDirectory(prefix=f"{SCRATCH}{os.getpid()}-") as scratch:
             local = Path(scratch) / name
             save_file(state, local)
             kill_points.reach("inside_upload")
@@ -150,6 +156,14 @@ class CheckpointWriter:
             checkpoint.directory.remove(RECORD)
             kill_points.reach("during_pruning")
             checkpoint.directory.remove()
+
+
+def _remove_dead_scratch() -> None:
+    """Removes what ranks that were killed while they saved have left on this node: each holds its part of a state."""
+    for left in Path(tempfile.gettempdir()).glob(f"{SCRATCH}*"):
+        pid = left.name.removeprefix(SCRATCH).partition("-")[0]
+        if not (pid.isdigit() and psutil.pid_exists(int(pid))):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def _check_file(checkpoint: Checkpoint, name: str, entry: dict[str, Any]) -> None:

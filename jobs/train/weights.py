@@ -147,6 +147,8 @@ def _read_header(store: Store, file: str, file_size: int, types: Mapping[str, to
         if length > LONGEST_HEADER_BYTES:
             raise WeightsError(f"{store.path(file)} is not a safetensors file; fetch it again")
         entries = json.loads(bytes(_read_range(store, file, 8, length)))
+    except WeightsError:
+        raise
     except ValueError as error:
         raise WeightsError(
             f"{store.path(file)} is not a safetensors file, or cut off ({error}); fetch it again"
@@ -156,6 +158,10 @@ def _read_header(store: Store, file: str, file_size: int, types: Mapping[str, to
     entries.pop("__metadata__", None)
     tensors: dict[str, StoredTensor] = {}
     for name, entry in entries.items():
+        if not isinstance(entry, dict) or {"dtype", "shape", "data_offsets"} - set(entry):
+            raise WeightsError(
+                f"{store.path(file)}: its header does not say where {name} lies (dtype, shape, data_offsets); fetch it again"
+            )
         if entry["dtype"] not in types:
             raise WeightsError(
                 f"{store.path(file)}: {name} is of type {entry['dtype']}; only {', '.join(types)} are read. "

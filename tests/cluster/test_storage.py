@@ -165,7 +165,7 @@ def test_a_full_disk_is_reported_and_leaves_no_part(one_mebibyte_disk: Path, tmp
 
 def test_a_directory_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(StorageError, match="directory's owner"):
+    with pytest.raises(StorageError, match="is a file: set `store`"):
         check_store(Store(str(tmp_path / "file" / "below")))
 
 

@@ -124,3 +124,9 @@ def test_broken_xml_not_gzip_and_empty_files_are_named(tmp_path: Path):
     assert reasons(read(tmp_path / "not.xml.gz", "pubmed")) == [("not.xml.gz", "damaged_file")]
     assert reasons(read(tmp_path / "empty.jsonl", "jsonl")) == [("empty.jsonl", "empty_file")]
     assert reasons(read(tmp_path / "latin.txt", "text")) == [("latin.txt", "not_utf8")]
+
+
+def test_a_long_cell_does_not_end_a_csv_file(tmp_path: Path):
+    path = tmp_path / "a.csv"
+    path.write_text("text\n" + "\n".join(["short", "x" * 200_000, "after"]) + "\n")
+    assert [len(row.text) for row in documents(read(path, "auto"))] == [5, 200_000, 5]

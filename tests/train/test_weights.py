@@ -52,6 +52,14 @@ def test_a_cut_file_is_found_before_anything_is_read(tmp_path: Path) -> None:
             list_tensors(open_store(str(tmp_path)))
 
 
+@pytest.mark.parametrize("entry", [{"dtype": "F32", "shape": [1]}, {"data_offsets": [0, 4]}, [1, 2]])
+def test_a_header_that_does_not_say_where_a_tensor_lies(tmp_path: Path, entry: object) -> None:
+    header = json.dumps({"norm.weight": entry}).encode()
+    (tmp_path / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+    with pytest.raises(WeightsError, match=r"where norm.weight lies.*fetch it again"):
+        list_tensors(open_store(str(tmp_path)))
+
+
 def test_missing_left_over_and_misshapen_tensors_are_named(tmp_path: Path) -> None:
     save_file(
         {"a": torch.ones(2, 3), "extra": torch.ones(1), "rotary.inv_freq": torch.ones(1)}, tmp_path / "m.safetensors"
