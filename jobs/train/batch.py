@@ -5,6 +5,9 @@
 
 A micro-batch is flat: the segments of all its rows lie one after the other, and nothing is padded. `W` below counts the
 positions with weight > 0, in order; only those get a log-probability. `S` counts segments, `P` pairs of answers.
+
+Answers to one prompt go on from one copy of it: a segment may leave its first tokens out and read the keys and values of an
+earlier segment that begins with them. The prompt's last token stays, because it predicts the answer's first.
 """
 
 from collections.abc import Sequence
@@ -76,11 +79,14 @@ class PackedBatch:
     weights_T: Tensor
     """float32, weight of predicting `targets_T`."""
     positions_T: Tensor
-    """int64, from 0 in each segment."""
+    """int64, place in the text: from 0 in each segment, or from the number of tokens it shares."""
     cu_seqlens_S1: Tensor
     """int32, (S + 1,): where each segment starts, and T."""
     judged: Answers | None = None
     """Of a batch of examples."""
+    shared_S2: Tensor | None = None
+    """int64, (S, 2): the segment whose first tokens come before this one's, and how many; (0, 0) for none. None: no segment
+    shares any."""
 
     @property
     def answers(self) -> Answers:
@@ -97,6 +103,7 @@ class PackedBatch:
             self.positions_T.to(device),
             self.cu_seqlens_S1.to(device),
             None if self.judged is None else self.judged.to(device),
+            None if self.shared_S2 is None else self.shared_S2.to(device),
         )
 
     @property
@@ -105,11 +112,15 @@ class PackedBatch:
         return self.weights_T[self.weights_T > 0]
 
 
-def pack_rows(rows: Sequence[PackedRow]) -> PackedBatch:
+def pack_rows(rows: Sequence[PackedRow], shared: Sequence[Sequence[int]] | None = None) -> PackedBatch:
     """Rows -> one flat batch.
 
     A row's weight belongs to the token that is predicted, a batch's weight to the position that predicts it, so weights
     move one place to the left inside each segment.
+
+    Args:
+        shared: for every segment of every row how many of its first tokens are those of the row's first segment and need not
+            be computed again. They must be fewer than its tokens, and neither they nor the next one weighed.
 
     Raises:
         ValueError: a row whose parts do not fit together, or that weighs the first token of a segment, which nothing
@@ -120,17 +131,21 @@ def pack_rows(rows: Sequence[PackedRow]) -> PackedBatch:
     weights: list[float] = []
     positions: list[int] = []
     lengths: list[int] = []
+    sources: list[tuple[int, int]] = []
     for number, row in enumerate(rows):
         _check_row(number, row)
-        start = 0
-        for length in row.segment_lengths:
-            stop = start + length
-            targets += [*row.input_ids[start + 1 : stop], 0]
-            weights += [*row.weights[start + 1 : stop], 0.0]
-            positions += range(length)
+        start, first = 0, len(lengths)
+        for segment, length in enumerate(row.segment_lengths):
+            known = 0 if shared is None else shared[number][segment]
+            assert row.input_ids[start : start + known] == row.input_ids[:known] and known < length, (number, segment)
+            begin, stop = start + known, start + length
+            input_ids += row.input_ids[begin:stop]
+            targets += [*row.input_ids[begin + 1 : stop], 0]
+            weights += [*row.weights[begin + 1 : stop], 0.0]
+            positions += range(known, length)
+            lengths.append(length - known)
+            sources.append((first, known) if known else (0, 0))
             start = stop
-        input_ids += row.input_ids
-        lengths += row.segment_lengths
     if not input_ids:
         return empty_batch()
     return PackedBatch(
@@ -139,6 +154,7 @@ def pack_rows(rows: Sequence[PackedRow]) -> PackedBatch:
         torch.tensor(weights, dtype=torch.float32),
         torch.tensor(positions, dtype=torch.int64),
         torch.tensor([0, *accumulate(lengths)], dtype=torch.int32),
+        shared_S2=torch.tensor(sources, dtype=torch.int64) if any(known for _, known in sources) else None,
     )
 
 

@@ -1,6 +1,7 @@
 """Judged answers as tensors: whole examples in one flat batch, with the pairs that their levels make.
 
 ExampleRow x N --split off mismatched--> pack_rows + levels, pairs, references -> PackedBatch with Answers
+                                         (the prompt of an example is computed once)
 """
 
 from collections.abc import Sequence
@@ -66,8 +67,23 @@ def _with_weighted_prompts(row: ExampleRow) -> ExampleRow:
     return replace(row, weights=weights)
 
 
+def _shared_prompts(row: ExampleRow) -> list[int]:
+    """How many of its first tokens each segment can take from the first one: the prompt but for its last token.
+
+    None where the prompts differ (they may be cut differently) or where the segment's own prompt is learnt.
+    """
+    starts = [0, *accumulate(row.segment_lengths)]
+    shared = [0] * len(row.segment_lengths)
+    for segment, (start, prompt) in enumerate(zip(starts, row.prompt_lengths, strict=False)):
+        same = row.input_ids[start : start + prompt] == row.input_ids[:prompt] and prompt == row.prompt_lengths[0]
+        if segment and same and not any(row.weights[start : start + prompt]):
+            shared[segment] = max(prompt - 1, 0)
+    return shared
+
+
 def _with_answers(rows: Sequence[ExampleRow], references: list[list[float]]) -> PackedBatch:
-    batch = pack_rows([PackedRow(row.input_ids, row.weights, row.segment_lengths, row.document_ids) for row in rows])
+    packed = [PackedRow(row.input_ids, row.weights, row.segment_lengths, row.document_ids) for row in rows]
+    batch = pack_rows(packed, [_shared_prompts(row) for row in rows])
     examples: list[int] = []
     levels: list[int] = []
     better: list[int] = []
@@ -90,7 +106,7 @@ def _with_answers(rows: Sequence[ExampleRow], references: list[list[float]]) -> 
     segment_W = torch.bucketize(kept_W, bounds, right=True) - 1
     prompts_S = torch.tensor([length for row in rows for length in row.prompt_lengths] or [0], dtype=torch.int64)
     # A position predicts the next token, so the last one of the prompt predicts the first of the answer.
-    answer_W = kept_W - bounds[segment_W] + 1 >= prompts_S[segment_W]
+    answer_W = batch.positions_T[kept_W] + 1 >= prompts_S[segment_W]
     answers = Answers(
         torch.tensor(examples, dtype=torch.int64),
         torch.tensor(levels, dtype=torch.int64),

@@ -92,8 +92,9 @@ class PackedModel(nn.Module):
     def forward(self, batch: PackedBatch, temperature: float) -> Outputs:
         """Log-probabilities of the targets, or scores of the segments."""
         lengths = tuple(stop - start for start, stop in pairwise(batch.cu_seqlens_S1.tolist()))
+        shared = None if batch.shared_S2 is None else tuple(map(tuple, batch.shared_S2.tolist()))
         if self.longest_segment is not None:
-            check_length(max(lengths), self.longest_segment)
+            check_length(int(batch.positions_T.max()) + 1, self.longest_segment)
         hidden_1TH = self.model(
             input_ids=batch.input_ids_T[None],
             position_ids=batch.positions_T[None],
@@ -101,6 +102,7 @@ class PackedModel(nn.Module):
             use_cache=False,
             cu_seqlens_S1=batch.cu_seqlens_S1,
             segment_lengths=lengths,
+            shared_starts=shared,
         ).last_hidden_state
         hidden_TH = hidden_1TH[0]
         if self.score is not None:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from itertools import accumulate, pairwise
 from pathlib import Path
 
 import pytest
@@ -148,6 +149,30 @@ def test_another_example_leaves_every_bit(model, scorer: Learner, objective: str
         in_kept, last = number // inside == 1, number == 2 * inside - 1
         assert torch.equal(value, second[number]) is in_kept
         assert torch.equal(value, third[number]) is not last
+
+
+def test_answers_that_share_their_prompt_score_as_they_do_alone(model, scorer: Learner) -> None:
+    """Longer than the windows of the families that have them, so that a window counts from the text's start."""
+    example = make_example([1, 0, 2], 30, [9, 14, 25], seed=1)
+    batch = pack_examples([make_example([0, 1], 4, [3, 3], seed=2), example])
+    assert batch.shared_S2 is not None and batch.shared_S2[2:].tolist() == [[0, 0], [2, 29], [2, 29]]
+    for learner in (model[0], scorer):
+        together = values_by_segment(learner, batch)[2:]
+        alone = [values_by_segment(learner, pack_examples([answer]))[0] for answer in answers_of(example)]
+        for shared, own in zip(together, alone, strict=True):
+            torch.testing.assert_close(shared, own, rtol=0, atol=1e-6 * max(1.0, float(own.abs().max())))
+
+
+def answers_of(row: ExampleRow) -> list[ExampleRow]:
+    """Each answer of an example as an example of its own."""
+    starts = [0, *accumulate(row.segment_lengths)]
+    spans = [slice(start, stop) for start, stop in pairwise(starts)]
+    return [
+        ExampleRow(
+            row.input_ids[span], row.weights[span], [span.stop - span.start], [0], [0], row.prompt_lengths[:1], 0.0
+        )
+        for span in spans
+    ]
 
 
 def with_another_end(row: ExampleRow, segment: int) -> ExampleRow:

@@ -20,6 +20,19 @@ def test_weights_move_to_the_position_that_predicts() -> None:
     assert batch.weights_W.tolist() == [1, 0.5, 1]
 
 
+def test_answers_to_one_prompt_go_on_from_one_copy_of_it() -> None:
+    row = PackedRow([5, 9, 2, 7, 5, 9, 8, 6], [0, 0, 1, 1, 0, 0, 1, 1], [4, 4], [1, 1])
+    batch = pack_rows([PackedRow([3, 4], [0, 1], [2], [0]), row], [[0], [0, 1]])
+    assert batch.input_ids_T.tolist() == [3, 4, 5, 9, 2, 7, 9, 8, 6]  # 9 predicts 2 and 8: it is there twice
+    assert batch.targets_T.tolist() == [4, 0, 9, 2, 7, 0, 8, 6, 0]
+    assert batch.weights_T.tolist() == [1, 0, 0, 1, 1, 0, 1, 1, 0]
+    assert batch.positions_T.tolist() == [0, 1, 0, 1, 2, 3, 1, 2, 3]
+    assert batch.cu_seqlens_S1.tolist() == [0, 2, 6, 9]
+    assert batch.shared_S2 is not None and batch.shared_S2.tolist() == [[0, 0], [0, 0], [1, 1]]
+    with pytest.raises(AssertionError):
+        pack_rows([row], [[0, 3]])  # the third token is another one
+
+
 segments = st.lists(st.lists(st.tuples(st.integers(0, 99), st.sampled_from([0.0, 0.25, 1.0])), min_size=1, max_size=6))
 
 
