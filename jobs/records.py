@@ -56,6 +56,24 @@ class PackedRow:
 
 
 @dataclass(frozen=True, slots=True)
+class PromptRow:
+    """A conversation that waits for an answer; the row format of `rows: prompts`.
+
+    Example:
+        PromptRow(input_ids=[5, 9, 31], document_id=44, messages='[{"role": "user", "content": "What is pH?"}]',
+                  answer="A measure of acidity.")
+    """
+
+    input_ids: list[int]
+    """(T,) tokens of the prompt with the generation prompt behind it."""
+    document_id: int
+    messages: str
+    """JSON list of {"role", "content"}: the conversation before the answer."""
+    answer: str | None
+    """What the data answer, where they do: for rewards that compare with it; the policy never sees it."""
+
+
+@dataclass(frozen=True, slots=True)
 class ExampleRow:
     """Answers to one prompt and what people think of them; the row format of `rows: preferences` and `rows: thumbs`.
 

@@ -62,17 +62,20 @@ class ShardsStage(Node):
     stage: Literal["shards"]
     corpus: StageName
     model: str = Field(description="Stage or artifact whose tokenizer and chat template are used.")
-    rows: Literal["text", "messages", "preferences", "thumbs"] = Field(
+    rows: Literal["text", "messages", "preferences", "thumbs", "prompts"] = Field(
         description="text: full documents, every token weighs 1; messages: conversations through the chat template; "
         "preferences: a prompt with its chosen and rejected, or ranked, answers; thumbs: answers that people like or do not "
-        "(of a preference, the best answer is liked and the worst is not)."
+        "(of a preference, the best answer is liked and the worst is not); prompts: conversations up to their last answer, for "
+        "PPO to answer."
     )
     train_on: Literal["assistant", "last", "all"] = Field(
         default="assistant",
         description="Which tokens of a conversation weigh 1: all answers, the last one, or everything. An answer whose "
         "message says `weight: 0` or `train: false` is never learnt.",
     )
-    context: int = Field(default=1024, ge=16, description="Tokens of a packed row; most of a prompt with one answer.")
+    context: int = Field(
+        default=1024, ge=16, description="Tokens of a packed row; most of a prompt, or of one with an answer."
+    )
     too_long: Literal["truncate", "quarantine"] = Field(
         default="truncate",
         description="Conversations and answers longer than `context`: cut off and counted, or set aside with their place.",

@@ -54,6 +54,16 @@ EXAMPLE_SCHEMA = pa.schema(
 )
 """The fields of records.ExampleRow."""
 
+PROMPT_SCHEMA = pa.schema(
+    [
+        ("input_ids", pa.list_(pa.int32())),
+        ("document_id", pa.int64()),
+        ("messages", pa.large_string()),
+        ("answer", pa.large_string()),
+    ]
+)
+"""The fields of records.PromptRow."""
+
 INDEX_SCHEMA = pa.schema([("shard", pa.int32()), ("row", pa.int32()), ("tokens", pa.int32()), ("weight", pa.float32())])
 """Where each packed row lies and what it weighs: enough to plan every step without reading a token. `weight` is
 the sum of the row's weights, its share of the loss denominator; float32 is exact for whole ones up to 2**24."""

@@ -1,6 +1,6 @@
 """Which documents a kind of rows is made of, and how those of one shard become its rows.
 
-documents --kind--> segments, packed | whole examples of judged answers
+documents --kind--> segments, packed | whole examples of judged answers | prompts
 """
 
 from collections import Counter
@@ -15,6 +15,7 @@ from cluster.storage import Store
 from configs.schema.corpus import ShardsStage
 from jobs.corpus.examples import Renderer, preference_examples, thumb_examples
 from jobs.corpus.pack import pack
+from jobs.corpus.prompts import prompt_rows
 from jobs.corpus.schema import DataError
 from jobs.corpus.segments import conversation_segments, text_segments
 
@@ -23,14 +24,17 @@ KEPT = {
     "messages": (pc.field("messages").is_valid(), ["text", "judgement"]),
     "preferences": (pc.field("judged_as") == "preferences", ["text", "messages"]),
     "thumbs": (pc.field("judged_as").is_valid(), ["text", "messages"]),
+    "prompts": (pc.field("messages").is_valid(), ["text", "judgement"]),
 }
 """By kind of rows: which documents they are made of, and what of these is not needed."""
 
 
 def check_kind(stage: ShardsStage, corpus: Store, manifest: dict[str, Any]) -> None:
     """Raises DataError where the corpus has no document of the kind that is asked for."""
+    conversations = (manifest["conversations"], "has messages", "conversations or instructions")
     known = {
-        "messages": (manifest["conversations"], "has messages", "conversations or instructions"),
+        "messages": conversations,
+        "prompts": conversations,
         "preferences": (manifest["preferences"], "has answers in an order", "chosen and rejected or ranked answers"),
         "thumbs": (
             manifest["thumbs"] + manifest["preferences"],
@@ -71,6 +75,9 @@ def build_rows(
             segments = text_segments(of_split, tokenizer, end_id)
         case "messages":
             segments = conversation_segments(of_split, tokenizer, stage, ends)
+        case "prompts":
+            prompts = prompt_rows(of_split, tokenizer, stage)
+            return ShardRows(prompts.table, prompts.table.num_rows, prompts.rejected, Counter())
         case kind:
             renderer = Renderer(tokenizer, ends, stage)
             # A held-out thumb may borrow an answer of the training split, never the other way round.

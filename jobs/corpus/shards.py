@@ -1,7 +1,7 @@
 """The corpus -> packed rows for one tokenizer and one template.
 
 corpus files --by hash(id)--> per shard: sort by id -> tokenise -> pack --> {train,heldout}/shard-NNNNN.parquet
-                              (judged answers: whole examples)          --> {train,heldout}/index.parquet, manifest.json
+                              (judged answers: whole examples; prompts) --> {train,heldout}/index.parquet, manifest.json
 """
 
 import hashlib
@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 from cluster.storage import Store
 from configs.schema.corpus import ShardsStage
 from jobs.corpus.partitions import Progress, Read, Report, Write, add_counts, run_partitions
-from jobs.corpus.schema import INDEX_SCHEMA, DataError, partition_of, read_table, write_table
+from jobs.corpus.schema import INDEX_SCHEMA, PROMPT_SCHEMA, DataError, partition_of, read_table, write_table
 from jobs.corpus.segments import TokenizerFiles, load_tokenizer, read_tokenizer_files
 from jobs.corpus.shard_rows import KEPT, build_rows, check_kind
 from jobs.corpus.template import check_template, end_token_ids
@@ -47,7 +47,7 @@ class ShardsSummary:
     """What was packed and what was not."""
 
     rows: str
-    """Their kind, as in the config: text, messages, preferences or thumbs."""
+    """Their kind, as in the config: text, messages, preferences, thumbs or prompts."""
     context: int
     train: SplitSummary
     heldout: SplitSummary
@@ -154,13 +154,18 @@ def _write_split(output: Store, name: str, split: str, rows: pa.Table, report: R
     if rows.num_rows == 0:
         return
     _put(output, name, rows, report)
-    weights = rows["weights"].combine_chunks()
-    offsets = weights.offsets.to_numpy()
-    report["index"][split] = {
-        "tokens": np.diff(offsets).tolist(),
-        "weight": np.add.reduceat(weights.flatten().to_numpy().astype(np.float64), offsets[:-1]).tolist(),
-        "segments": len(rows["segment_lengths"].combine_chunks().flatten()),
-    }
+    report["index"][split] = _index_of(rows)
+
+
+def _index_of(rows: pa.Table) -> dict[str, Any]:
+    """Tokens and weight of every row, and how many segments they have; a prompt has one, and counts once."""
+    offsets = rows["input_ids"].combine_chunks().offsets.to_numpy()
+    index: dict[str, Any] = {"tokens": np.diff(offsets).tolist()}
+    if rows.schema.equals(PROMPT_SCHEMA):
+        return {**index, "weight": [1.0] * rows.num_rows, "segments": rows.num_rows}
+    weights = rows["weights"].combine_chunks().flatten().to_numpy().astype(np.float64)
+    segments = len(rows["segment_lengths"].combine_chunks().flatten())
+    return {**index, "weight": np.add.reduceat(weights, offsets[:-1]).tolist(), "segments": segments}
 
 
 def _put(output: Store, name: str, table: pa.Table, report: Report) -> None:

@@ -144,6 +144,12 @@ def render(
     return Rendered(ids, weights, spans[learnt[0]].start)
 
 
+def prompt_tokens(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> NDArray[np.int32]:
+    """The tokens of a conversation that waits for an answer, as a server makes them. Raises RowError."""
+    _refuse_control_tokens(tokenizer, messages)
+    return _tokens(tokenizer, _string(tokenizer, messages, add_generation_prompt=True))
+
+
 def _answer_span(
     tokenizer: PreTrainedTokenizerBase,
     messages: Sequence[Message],

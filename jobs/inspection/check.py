@@ -66,7 +66,7 @@ def check_sample(name: str, sample: Sample) -> DataReport:
     segments = [(row, segment) for row in sample.rows for segment in row.segments if segment.level != -1]
     lengths = np.array([len(segment.input_ids) for _, segment in segments] or [0])
     # Where what is too long is set aside, nothing is cut off.
-    cuts = not splits and stage.too_long == "truncate"
+    cuts = stage.rows not in ("text", "prompts") and stage.too_long == "truncate"
     masked = sorted({row.uri for row, segment in segments if cuts and not any(segment.weights[: stage.context])})
     longer = {
         row.uri for row, segment in segments if not splits and not cuts and len(segment.input_ids) > stage.context
@@ -140,7 +140,7 @@ def gates(report: DataReport) -> list[str]:
             f"{count} of {report.sampled} rows have no token to learn ({', '.join(places)}); raise `context` "
             f"({report.context}) where answers are cut off, or mend the rows."
         )
-    if report.train + report.heldout == 0 or report.learnt_tokens == 0:
+    if report.train + report.heldout == 0 or (report.rows != "prompts" and report.learnt_tokens == 0):
         read = {name: list(found) for name, found in report.verdicts.items()}
         failed.append(f"nothing is left to learn as `rows: {report.rows}`; the sources were read as {read}.")
     return failed

@@ -20,6 +20,7 @@ from jobs.corpus.collect import partition_reader, quarantine, read_units
 from jobs.corpus.dedup import drop_duplicates
 from jobs.corpus.examples import Renderer, preference_examples, thumb_examples
 from jobs.corpus.inputs import find_inputs
+from jobs.corpus.prompts import prompt_rows
 from jobs.corpus.schema import DOCUMENT_SCHEMA, DataError
 from jobs.corpus.segments import conversation_segments, text_segments
 from jobs.corpus.shard_rows import KEPT
@@ -174,6 +175,17 @@ def _rendered(
             for row in segments.table.to_pylist()
         ]
         return rows, segments.rejected
+    if stage.rows == "prompts":
+        prompts = prompt_rows(table, tokenizer, stage)
+        rows = [
+            SampledRow(
+                places[row["document_id"]]["uri"],
+                places[row["document_id"]]["split"],
+                [SampledSegment(row["input_ids"], [0.0] * len(row["input_ids"]), len(row["input_ids"]))],
+            )
+            for row in prompts.table.to_pylist()
+        ]
+        return rows, prompts.rejected
     renderer = Renderer(tokenizer, ends, stage)
     examples = (
         preference_examples(table, renderer) if stage.rows == "preferences" else thumb_examples(table, table, renderer)

@@ -41,7 +41,8 @@ def stage_of(rows: str, **changes: Any) -> ShardsStage:
 def documents_of(*rows: dict[str, Any]) -> pa.Table:
     """As they come from the corpus, in the order of the rows."""
     cleaned = [
-        clean_document(convert_row(f"a.jsonl#{n}", row, recognise(row)), Cleaning()) for n, row in enumerate(rows, 1)
+        clean_document(convert_row(f"a.jsonl#{n}", row, recognise(row)), Cleaning(minimum_characters=1))
+        for n, row in enumerate(rows, 1)
     ]
     candidates = [{"source": "people", **candidate(row, 1)} for row in cleaned if isinstance(row, Raw)]
     return pa.Table.from_pylist(candidates, schema=CANDIDATE_SCHEMA)
