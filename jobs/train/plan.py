@@ -112,12 +112,21 @@ def plan_step(table: RowTable, seed: int, step: int, count: int, world_size: int
     """Gives the rows of a step to ranks and micro-batches so that every rank has about the same number of tokens."""
     rows = rows_of_step(table, seed, step, count)
     tokens = {int(row): int(table.tokens[row]) for row in rows}
-    per_rank = [
-        _micro_batches(mine, tokens, micro_batch_tokens) for mine in _balance(rows.tolist(), tokens, world_size)
-    ]
-    rounds = max(len(batches) for batches in per_rank)
-    ranks = tuple(tuple(batches) + ((),) * (rounds - len(batches)) for batches in per_rank)
+    ranks = share_out(rows.tolist(), tokens, world_size, micro_batch_tokens)
     return StepPlan(ranks, float(table.weight[rows].sum()), int(table.tokens[rows].sum()), len(rows))
+
+
+MicroBatch = tuple[int, ...]
+"""Numbers of rows; may be empty."""
+
+
+def share_out(
+    rows: Sequence[int], tokens: dict[int, int], ranks: int, micro_batch_tokens: int
+) -> tuple[tuple[MicroBatch, ...], ...]:
+    """Rows -> for each rank its micro-batches, as many as every other rank has: each is a round of collectives."""
+    per_rank = [_micro_batches(mine, tokens, micro_batch_tokens) for mine in _balance(rows, tokens, ranks)]
+    rounds = max(len(batches) for batches in per_rank)
+    return tuple(tuple(batches) + ((),) * (rounds - len(batches)) for batches in per_rank)
 
 
 def _balance(rows: Sequence[int], tokens: dict[int, int], world_size: int) -> list[list[int]]:

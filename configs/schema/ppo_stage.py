@@ -1,0 +1,149 @@
+"""The stage that learns from its own answers: which models take part, where they run, what is watched."""
+
+import re
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from configs.schema.objectives import Lora
+from configs.schema.ppo import PpoAlgorithm
+from configs.schema.training import Checkpoints, Optimizer
+from configs.schema.tree import Node, PositiveInt, recorded_only
+
+FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+
+
+class RewardSource(Node):
+    """One thing that judges answers; several are added up by their weights."""
+
+    model: str | None = Field(default=None, description="Stage or artifact of kind `reward`.")
+    function: str | None = Field(
+        default=None,
+        description="module:function, called as TRL calls its reward functions: prompts, completions, completion_ids and the "
+        "data's own `answer` by keyword, lists of one batch; returns a number for each, or None where it has no opinion.",
+    )
+    weight: float = 1.0
+
+    @model_validator(mode="after")
+    def _is_one_thing(self) -> Self:
+        if (self.model is None) == (self.function is None):
+            raise ValueError("give exactly one of `model` and `function`")
+        if self.function is not None and not FUNCTION.fullmatch(self.function):
+            raise ValueError(f"function: {self.function!r} is not of the form module:function")
+        return self
+
+
+class RoleResources(Node):
+    """What the actors of one role need."""
+
+    ranks: PositiveInt = 1
+    threads_per_rank: PositiveInt = 1
+    gpus_per_rank: float = Field(default=0, ge=0, le=1)
+
+
+class EngineResources(Node):
+    """The samplers: every rank is a vLLM engine of its own, and prompts are dealt out to them."""
+
+    ranks: PositiveInt = 1
+    threads_per_rank: PositiveInt = 1
+    gpus_per_rank: int = Field(default=0, ge=0, description="Tensor parallelism of one engine; not run on GPUs yet.")
+    kv_cache_gib: float = Field(default=1.0, gt=0)
+    max_num_seqs: PositiveInt = Field(default=64, description="Answers sampled at a time.")
+
+
+class PpoResources(Node):
+    """Where the roles run. Changes speed and rounding: recorded, not hashed."""
+
+    placement: Literal["separate", "colocated"] = Field(
+        default="separate", description="colocated: rank i of all roles shares a bundle, and they take turns."
+    )
+    strategy: Literal["PACK", "SPREAD", "STRICT_SPREAD"] = "PACK"
+    policy: RoleResources = RoleResources()
+    critic: RoleResources = RoleResources()
+    reference: RoleResources = RoleResources()
+    reward: RoleResources = RoleResources()
+    rollout: EngineResources = EngineResources()
+    reserve_timeout_s: float = Field(default=120, gt=0, description="For all of them to find room.")
+    start_timeout_s: float = Field(default=1800, gt=0, description="For models to load and engines to start.")
+    step_timeout_s: float = Field(default=3600, gt=0, description="For each phase of a step.")
+
+
+class Health(Node):
+    """What is looked at after every step."""
+
+    kl_ceiling: float | None = Field(
+        default=None, gt=0, description="Nats per answer to the reference above which the stage stops; null: never."
+    )
+    mismatch_ceiling: float | None = Field(
+        default=None, gt=0, description="KL, in nats a token, between sampler and learner above which it stops."
+    )
+    least_end_rate: float = Field(
+        default=0.2, ge=0, le=1, description="Said in words where fewer answers end by themselves."
+    )
+
+
+class PpoEvaluation(Node):
+    """Held-out prompts, answered every so often by the policy as it is; the start model's answers are what it is held against."""
+
+    every_steps: PositiveInt = 10
+    prompts: PositiveInt = Field(default=32, description="Of the held-out split, the same ones every time.")
+
+
+class PpoStage(Node):
+    """A model, prompts and rewards -> a model whose answers earn more (Ouyang et al. 2022, arXiv 2203.02155, section 3.4)."""
+
+    stage: Literal["ppo"]
+    model: str = Field(description="Stage or artifact where the policy starts.")
+    shards: str = Field(description="Stage or artifact with `rows: prompts`.")
+    rewards: list[RewardSource] = Field(min_length=1)
+    reference: str | None = Field(
+        default=None, description="Stage or artifact the KL is measured to; default: `model`. Not loaded with `kl.where: none`."
+    )
+    critic: str | None = Field(
+        default=None,
+        description="Stage or artifact the critic starts from, with the score head of a reward model as its first values; "
+        "default: `model`, with a head of zeros.",
+    )
+    steps: PositiveInt | None = Field(default=None, description="Default: `epochs` over the prompts.")
+    epochs: float | None = Field(default=None, gt=0)
+    max_new_tokens: PositiveInt = Field(default=128, description="Of an answer, its end token among them.")
+    algorithm: PpoAlgorithm = PpoAlgorithm()
+    staleness: Literal[0, 1] = Field(
+        default=0, description="1: the next answers are sampled while these are learnt from, by a policy one step older."
+    )
+    optimizer: Optimizer = Optimizer(learning_rate=3e-6, epsilon=1e-5)
+    critic_optimizer: Optimizer = Optimizer(learning_rate=1e-5, epsilon=1e-5)
+    lora: Lora | None = Field(default=None, description="Of the policy; its critic is trained whole.")
+    precision: Literal["bf16", "fp32"] = "bf16"
+    unit_prompts: PositiveInt = recorded_only(
+        8, description="Prompts whose answers are scored together, as soon as all of them are there."
+    )
+    micro_batch_tokens: PositiveInt = recorded_only(2048, description="Most tokens in one forward pass of one rank.")
+    activation_checkpointing: bool = recorded_only(False)
+    heldout: PpoEvaluation | None = None
+    health: Health = recorded_only(Health())
+    checkpoints: Checkpoints = recorded_only(Checkpoints(every_steps=5))
+    resources: PpoResources = recorded_only(PpoResources())
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError("give exactly one of `steps` and `epochs`")
+        if self.critic is not None and self.algorithm.estimator != "gae":
+            raise ValueError(f"critic: estimator {self.algorithm.estimator} has no critic; remove one of the two")
+        if self.algorithm.prompts_per_step % self.algorithm.minibatches:
+            raise ValueError(
+                f"minibatches ({self.algorithm.minibatches}) must divide prompts_per_step "
+                f"({self.algorithm.prompts_per_step}): the answers to a prompt stay together"
+            )
+        if self.checkpoints.keep < 2:
+            raise ValueError("checkpoints.keep must be 2 or more: policy and critic are saved one after the other")
+        return self
+
+    @property
+    def needs_reference(self) -> bool:
+        return self.algorithm.kl.where != "none"
+
+    @property
+    def needs_critic(self) -> bool:
+        return self.algorithm.estimator == "gae"

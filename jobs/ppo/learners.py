@@ -1,0 +1,211 @@
+"""The two models that learn: the policy from advantages, the critic from returns. Thin actors around a Learner.
+
+    policy.old_logprobs(units) ──► old columns ─┐
+    Judged (handles) ───────────────────────────┴─► policy.update, critic.update: experience -> estimate -> epochs x minibatches
+    policy.probe, policy.buckets ──► samplers        save -> checkpoint of the role
+
+Both cut the step's prompts by the same plan, so what one rank of each learns from is known from the numbers of tokens alone.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import ray
+import torch
+import torch.distributed as dist
+
+from cluster.group import Rendezvous, meeting_point
+from cluster.storage import Store
+from configs.schema.training import Optimizer
+from jobs.ppo.advantages import moments, whitened
+from jobs.ppo.batches import pack_rollouts
+from jobs.ppo.experience import Experience, Learnt, estimate, fetch
+from jobs.ppo.job import Asked, Column, Handle, Judged, PpoJob
+from jobs.ppo.losses import Totals, explained_variance, policy_loss_of_step, value_loss
+from jobs.ppo.plan import UpdatePlan, epoch_order, plan_update
+from jobs.ppo.ranks import Clock, join, numbers_of_tokens, own_micro_batches, read_unit
+from jobs.ppo.rewards import RunningScale
+from jobs.ppo.samples import write_samples
+from jobs.train.batch import PackedBatch
+from jobs.train.checkpoint import CheckpointWriter, find_checkpoints, restore
+from jobs.train.fsdp import build_mesh
+from jobs.train.learner import Learner, LearnerSpec
+from jobs.train.objectives.objective import EntropyLoss, LossFunction
+from jobs.train.optimizer import learning_rate
+
+POLICY, CRITIC = "policy", "critic"
+
+
+@dataclass(frozen=True)
+class Control:
+    """Numbers of the driver that an update depends on."""
+
+    step: int
+    """From 0."""
+    kl_coefficient: float
+    scale: RunningScale
+    """Of all scores before this step."""
+    plan_ranks: int = 1
+
+
+@dataclass(frozen=True)
+class Updated:
+    """What an update says: numbers over all ranks."""
+
+    metrics: dict[str, float]
+    scale: RunningScale
+    """With this step's scores."""
+    kl_total: float
+    """Sum of k1 to the reference over all actions, old policy, in nats."""
+    actions: float
+    answers: int
+
+
+class Policy:
+    """A rank of the policy."""
+
+    def __init__(self, job: PpoJob) -> None:
+        self._job = job
+        self._clock = Clock()
+
+    def meeting_point(self) -> tuple[str, int]:
+        return meeting_point()
+
+    def start(self, rendezvous: Rendezvous, checkpoint: int | None) -> None:
+        """Joins the group, loads, and takes over the state after step `checkpoint`; collective."""
+        stage = self._job.stage
+        join(rendezvous, stage.resources.policy.threads_per_rank, stage.resources.policy.gpus_per_rank)
+        spec = LearnerSpec(
+            self._job.policy, stage.precision, stage.optimizer, stage.activation_checkpointing,
+            trust_remote_code=self._job.trust_remote_code, seed=self._job.seed, lora=stage.lora,
+        )  # fmt: skip
+        self.learner, self._checkpoints = _loaded(self._job, spec, rendezvous.ranks, POLICY, checkpoint)
+
+    def old_logprobs(self, units: Sequence[Handle], step: int) -> Column:
+        """Of this rank's answers, in the micro-batches that the first epoch learns from: its first ratios are exactly 1."""
+        answers: dict[int, list[Any]] = {}
+        for unit in units:
+            answers |= read_unit(unit)
+        algorithm = self._job.stage.algorithm
+        experience = Experience(dict(sorted(answers.items())), {}, {}, {}, {}, algorithm.answers_per_prompt)
+        plan = _plan(self._job, experience, step)
+        micro_batches = [
+            experience.rollouts(batch) for minibatch in plan.of_rank(dist.get_rank()) for batch in minibatch
+        ]
+        with self._clock.working():
+            return numbers_of_tokens(
+                self.learner, micro_batches, algorithm.temperature, algorithm.answers_per_prompt
+            )
+
+    def logprobs(self, asked: Asked, units: Sequence[Handle]) -> Column:
+        """Of this rank's answers in a unit, for evaluations; collective."""
+        del asked
+        algorithm = self._job.stage.algorithm
+        with self._clock.working():
+            micro_batches = own_micro_batches(read_unit(units[0]), self._job.stage.micro_batch_tokens)
+            return numbers_of_tokens(
+                self.learner, micro_batches, algorithm.temperature, algorithm.answers_per_prompt
+            )
+
+    def update(self, judged: Judged, control: Control) -> Updated:
+        """Learns from a step's answers; collective. The samples of the step are written before the first weight changes."""
+        job = self._job
+        algorithm = job.stage.algorithm
+        experience = fetch(judged, algorithm.answers_per_prompt)
+        with self._clock.working():
+            scale = control.scale.including(experience.all_scores())
+            plan = _plan(job, experience, control.step)
+            learnt = _learnt(experience, plan, job, scale, control.kl_coefficient)
+            if dist.get_rank() == 0:
+                write_samples(job, judged.asked, experience)
+            sums = _watched_sums(learnt, experience)
+            totals = dict(zip(sums, self.learner.sums_over_ranks(torch.tensor([*sums.values()])), strict=True))
+            advantages = _whitened(self.learner, learnt, algorithm.whitens)
+            batches = _batches(experience, plan, learnt, advantages)
+            rate = learning_rate(control.step, job.total_steps, job.stage.optimizer)
+            metrics: dict[str, float] = {}
+            if control.step >= algorithm.critic_warmup_steps:
+                make = lambda totals: policy_loss_of_step(algorithm, control.kl_coefficient, totals)  # noqa: E731
+                metrics = _learn(self.learner, batches, make, rate, job, control.step)
+            return Updated(
+                {**metrics, "learning_rate": rate, **_per_answer(totals)},
+                scale, totals["kl"], totals["actions"], int(totals["answers"]),
+            )  # fmt: skip
+
+    def save(self, step: int, history: list[dict[str, float]]) -> None:
+        """Begins to write the state after `step` steps; returns when the one before is committed."""
+        self._checkpoints.save(self.learner, step, history)
+
+    def settle(self) -> None:
+        """Returns when what was saved is committed."""
+        self._checkpoints.wait()
+
+    def export(self) -> None:
+        """Writes the model, and the adapters where it has some; collective."""
+        self.learner.export(self._job.output.below("model"))
+        if self._job.stage.lora is not None:
+            self.learner.export_adapters(self._job.output.below("adapter"))
+
+    def busy_s(self) -> float:
+        return self._clock.take()
+
+
+class Critic:
+    """A rank of the critic."""
+
+    def __init__(self, job: PpoJob) -> None:
+        self._job = job
+        self._clock = Clock()
+
+    def meeting_point(self) -> tuple[str, int]:
+        return meeting_point()
+
+    def start(self, rendezvous: Rendezvous, checkpoint: int | None) -> None:
+        """As Policy.start."""
+        stage = self._job.stage
+        join(rendezvous, stage.resources.critic.threads_per_rank, stage.resources.critic.gpus_per_rank)
+        assert self._job.critic is not None
+        spec = LearnerSpec(
+            self._job.critic, stage.precision, stage.critic_optimizer, stage.activation_checkpointing, head="values",
+            trust_remote_code=self._job.trust_remote_code, seed=self._job.seed,
+        )  # fmt: skip
+        self._learner, self._checkpoints = _loaded(self._job, spec, rendezvous.ranks, CRITIC, checkpoint)
+
+    def score(self, asked: Asked, units: Sequence[Handle]) -> Column:
+        """The value of the state before every token of this rank's answers in a unit; collective."""
+        del asked
+        stage = self._job.stage
+        with self._clock.working():
+            micro_batches = own_micro_batches(read_unit(units[0]), stage.micro_batch_tokens)
+            return numbers_of_tokens(self._learner, micro_batches, 1.0, stage.algorithm.answers_per_prompt)
+
+    def update(self, judged: Judged, control: Control) -> Updated:
+        """Learns from a step's returns; collective."""
+        job = self._job
+        algorithm = job.stage.algorithm
+        experience = fetch(judged, algorithm.answers_per_prompt)
+        with self._clock.working():
+            scale = control.scale.including(experience.all_scores())
+            plan = _plan(job, experience, control.step)
+            learnt = _learnt(experience, plan, job, scale, control.kl_coefficient)
+            batches = _batches(experience, plan, learnt, learnt.advantages)
+            rate = learning_rate(control.step, job.total_steps, job.stage.critic_optimizer)
+
+            def make(totals: Totals) -> LossFunction:
+                return lambda values_W, batch: value_loss(values_W, batch, algorithm, totals)
+
+            metrics = _learn(self._learner, batches, make, rate, job, control.step)
+            metrics["value/explained_variance"] = explained_variance(metrics)
+            metrics = {f"value/{name}" if "/" not in name else name: value for name, value in metrics.items()}
+            return Updated(metrics, scale, 0.0, 0.0, 0)
+
+    def save(self, step: int, history: list[dict[str, float]]) -> None:
+        """As Policy.save."""
+        self._checkpoints.save(self._learner, step, history)
+
+    def settle(self) -> None:
+        self._checkpoints.wait()
+
+    def busy_s(self) -> float:
+        return self._clock.take()

@@ -1,0 +1,117 @@
+"""What the ranks of policy, critic, reference and reward share: meeting, scoring a unit, keeping time.
+
+    unit (prompts with all their answers) --share out over ranks--> forward --> Column | Scores, of this rank's answers
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+import ray
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from cluster.group import Rendezvous
+from jobs.ppo.batches import pack_rollouts, split_by_answer
+from jobs.ppo.experience import as_column
+from jobs.ppo.job import Column, Handle, Scores
+from jobs.records import Rollout
+from jobs.train.batch import PackedBatch
+from jobs.train.fsdp import set_threads
+from jobs.train.learner import Learner
+from jobs.train.plan import share_out
+
+COLLECTIVE_TIMEOUT_S = 1800
+"""The longest wait for the other ranks of a role; the driver's own limits are shorter and name who is missing."""
+
+
+def join(rendezvous: Rendezvous, threads: int, gpus: float) -> None:
+    """Makes this process a rank of its role's group. Before anything else computes here."""
+    set_threads(threads)
+    dist.init_process_group(
+        "cpu:gloo,cuda:nccl" if gpus else "gloo",
+        init_method=f"tcp://{rendezvous.host}:{rendezvous.port}",
+        rank=rendezvous.rank,
+        world_size=rendezvous.ranks,
+        timeout=timedelta(seconds=COLLECTIVE_TIMEOUT_S),
+    )
+
+
+@dataclass
+class Clock:
+    """How long a rank has worked, and not waited, since it was asked last."""
+
+    busy_s: float = 0.0
+    _parts: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.busy_s += time.perf_counter() - began
+
+    def take(self) -> float:
+        taken, self.busy_s = self.busy_s, 0.0
+        return taken
+
+
+def read_unit(handle: Handle) -> dict[int, list[Rollout]]:
+    """The answers of a unit by prompt."""
+    answers: dict[int, list[Rollout]] = {}
+    for rollout in ray.get(handle):
+        answers.setdefault(rollout.prompt_id, []).append(rollout)
+    return answers
+
+
+def own_micro_batches(unit: dict[int, list[Rollout]], micro_batch_tokens: int) -> list[list[Rollout]]:
+    """This rank's part of a unit, as many micro-batches as every other rank has."""
+    tokens = {
+        prompt: len(answers[0].prompt_ids) + sum(1 + len(answer.answer_ids) for answer in answers)
+        for prompt, answers in unit.items()
+    }
+    shared = share_out(sorted(unit), tokens, dist.get_world_size(), micro_batch_tokens)
+    return [[answer for prompt in batch for answer in unit[prompt]] for batch in shared[dist.get_rank()]]
+
+
+def numbers_of_tokens(
+    learner: Learner, micro_batches: Sequence[list[Rollout]], temperature: float, answers_per_prompt: int
+) -> Column:
+    """Log-probabilities or values of every token of the answers. Collective."""
+    column: Column = {}
+    for rollouts in micro_batches:
+        values = split_by_answer(_forward(learner, pack_rollouts(rollouts), temperature), rollouts) if rollouts else []
+        if not rollouts:
+            _forward(learner, pack_rollouts([]), temperature)
+        column |= as_column([answer_number(rollout, answers_per_prompt) for rollout in rollouts], values)
+    return column
+
+
+def scores_of_answers(learner: Learner, micro_batches: Sequence[list[Rollout]], answers_per_prompt: int) -> Scores:
+    """A reward model's score of every answer, on the scale of its reward.json. Collective."""
+    scores: Scores = {}
+    for rollouts in micro_batches:
+        values_S = _forward(learner, pack_rollouts(rollouts), 1.0)
+        for rollout, score in zip(rollouts, values_S.tolist(), strict=False):  # an empty batch has one segment
+            scores[answer_number(rollout, answers_per_prompt)] = score
+    return scores
+
+
+def answer_number(rollout: Rollout, answers_per_prompt: int) -> int:
+    return rollout.prompt_id * answers_per_prompt + rollout.sample
+
+
+def same_everywhere(value: Any) -> Any:
+    """Rank 0's, on every rank."""
+    chosen = [value]
+    dist.broadcast_object_list(chosen, src=0)
+    return chosen[0]
+
+
+def _forward(learner: Learner, batch: PackedBatch, temperature: float) -> Tensor:
+    return learner.forward(batch, temperature).to("cpu", torch.float32)
