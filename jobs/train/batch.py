@@ -2,6 +2,7 @@
 
     PackedRow (jobs/records.py) x N -> pack_rows -> PackedBatch -> PackedModel.forward -> logprobs_W or scores_S
     ExampleRow x N -> pack_examples (jobs/train/examples.py) -> PackedBatch with Answers
+    Rollout x N -> pack_rollouts (jobs/ppo/batches.py) -> PackedBatch with Actions
 
 A micro-batch is flat: the segments of all its rows lie one after the other, and nothing is padded. `W` below counts the
 positions with weight > 0, in order; only those get a log-probability. `S` counts segments, `P` pairs of answers.
@@ -63,6 +64,37 @@ class Answers:
 
 
 @dataclass(frozen=True, slots=True)
+class Actions:
+    """What PPO knows of a batch whose segments are a prompt and a sampled answer each.
+
+    Every token of an answer, its end token too, is an action, and nothing else has weight: `W` counts actions. All columns
+    but `segment_W` are float32; NaN where a number is not known (yet), or nobody needs it.
+
+    Example:
+        prompt [5, 9] with answer [7, 2], and prompt [4] with answer [8]: segment_W=[0, 0, 1],
+        sampler_logprobs_W=[-0.4, -0.1, -2.3], advantages_W=[0.7, 0.7, -1.4], ...
+    """
+
+    segment_W: Tensor
+    """int64, the segment of each action."""
+    sampler_logprobs_W: Tensor
+    """Log-probabilities as the sampler drew them, at the sampling temperature."""
+    old_logprobs_W: Tensor
+    """Under the policy before its update, by the learner that updates it, at the same temperature."""
+    reference_logprobs_W: Tensor
+    """Under the frozen reference, at the same temperature."""
+    old_values_W: Tensor
+    """Of the state before each action, by the critic before its update."""
+    advantages_W: Tensor
+    returns_W: Tensor
+    """What the critic learns."""
+
+    def to(self, device: torch.device) -> "Actions":
+        """The same on `device`."""
+        return Actions(*(getattr(self, field.name).to(device) for field in fields(self)))
+
+
+@dataclass(frozen=True, slots=True)
 class PackedBatch:
     """T tokens of S segments that do not see each other.
 
@@ -87,6 +119,8 @@ class PackedBatch:
     shared_S2: Tensor | None = None
     """int64, (S, 2): the segment whose first tokens come before this one's, and how many; (0, 0) for none. None: no segment
     shares any."""
+    actions: Actions | None = None
+    """Of a batch of rollouts."""
 
     @property
     def answers(self) -> Answers:
@@ -104,6 +138,7 @@ class PackedBatch:
             self.cu_seqlens_S1.to(device),
             None if self.judged is None else self.judged.to(device),
             None if self.shared_S2 is None else self.shared_S2.to(device),
+            None if self.actions is None else self.actions.to(device),
         )
 
     @property

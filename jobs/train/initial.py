@@ -28,6 +28,7 @@ from jobs.train.adapters import (
     peft_name,
 )
 from jobs.train.fsdp import LocalRows
+from jobs.train.model import Head
 from jobs.train.nf4 import nf4_layers
 from jobs.train.one_rank import WholeRows
 from jobs.train.weights import StoredTensor, check_tensors, list_tensors, read_rows
@@ -55,13 +56,21 @@ class NewTensor:
         return whole[first_row : first_row + count]
 
 
-def where_from(model: Store, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, StoredTensor | NewTensor]:
-    """Where the values of every parameter come from. Raises WeightsError where the directory does not fit."""
+def where_from(
+    model: Store, shapes: Mapping[str, tuple[int, ...]], head: Head = "logprobs"
+) -> dict[str, StoredTensor | NewTensor]:
+    """Where the values of every parameter come from. Raises WeightsError where the directory does not fit.
+
+    Args:
+        head: what the model gives; it decides what a head starts from that the directory does not have.
+    """
     on_disk = list_tensors(model)
     new = {name: _adapter_start(name, shape) for name, shape in shapes.items() if LORA_PART.match(name)}
     if SCORE_NAME in shapes and SCORE_NAME not in on_disk:
-        # As in "Learning to summarize" (Stiennon et al. 2020): scores of about unit size at the start.
-        new[SCORE_NAME] = NewTensor(SCORE_NAME, shapes[SCORE_NAME], (shapes[SCORE_NAME][1] + 1) ** -0.5)
+        # As in "Learning to summarize" (Stiennon et al. 2020): scores of about unit size at the start, and values of 0, so
+        # that the first advantages are the rewards and no noise of a head that knows nothing yet.
+        deviation = 0.0 if head == "values" else (shapes[SCORE_NAME][1] + 1) ** -0.5
+        new[SCORE_NAME] = NewTensor(SCORE_NAME, shapes[SCORE_NAME], deviation)
     wanted = {checkpoint_name(name): shape for name, shape in shapes.items() if name not in new}
     ignorable = ALWAYS_IGNORABLE if "lm_head.weight" in wanted else (*ALWAYS_IGNORABLE, r"^lm_head\.weight$")
     check_tensors(wanted, on_disk, ignorable, model.root)

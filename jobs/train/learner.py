@@ -2,7 +2,7 @@
 
     load -> (forward_backward -> step)* -> export
               |  micro-batches      one all-reduce: gradient norm, loss, metrics, flags, memory; clip; AdamW
-              forward: log-probabilities or scores only
+              forward: log-probabilities, scores or values only
 
 Every verb is collective: all ranks call it, with the same number of micro-batches (`empty_batch` fills up).
 """
@@ -26,15 +26,14 @@ from jobs.train.export import export_model, gather_on_first_rank
 from jobs.train.fsdp import COMPUTE_TYPES, LocalRows, Precision, ShardedModel, device_of, shard_model
 from jobs.train.initial import set_initial, set_quantised, set_trained_before, trained_before, where_from
 from jobs.train.kernels import Kernels, use_liger
-from jobs.train.memory import peak_rss_bytes
 from jobs.train.merge import export_merged, write_adapters, write_reward_config
 from jobs.train.model import Head, build_on_meta, read_config
 from jobs.train.nf4 import nf4_shapes
-from jobs.train.objectives.objective import LossFunction, Mean, mean_of
+from jobs.train.objectives.objective import EntropyLoss, LossFunction, mean_of
 from jobs.train.one_rank import WholeModel, WholeRows
 from jobs.train.optimizer import AdamW
 from jobs.train.reward_scale import read_scale
-from jobs.train.step import StepMetrics, StepSums
+from jobs.train.step import StepMetrics, StepSums, added, no_sums, reduced
 
 
 class NonFiniteLoss(RunFailed, ArithmeticError):
@@ -59,7 +58,8 @@ class LearnerSpec:
     kernels: Kernels = "torch"
     trust_remote_code: bool = False
     head: Head = "logprobs"
-    """scores: a new head of one row where the model directory has none, drawn from `seed`."""
+    """scores, values: a new head of one row where the model directory has none, drawn from `seed` for scores and 0 for
+    values. A critic may so start from a reward model."""
     seed: int = 0
     lora: Lora | None = None
     adapter: Store | None = None
@@ -92,7 +92,7 @@ class Learner:
         master_type = torch.promote_types(COMPUTE_TYPES[spec.precision], torch.float32)
         module = build_on_meta(self.config, spec.trust_remote_code, spec.head, spec.lora, master_type)
         shapes = {name: tuple(parameter.shape) for name, parameter in module.named_parameters()}
-        self.stored = where_from(spec.model, shapes | nf4_shapes(module))
+        self.stored = where_from(spec.model, shapes | nf4_shapes(module), spec.head)
         self.scale = read_scale(spec.model) if spec.head == "scores" and spec.optimizer is None else None
         trained = {name: shapes[name] for name, parameter in module.named_parameters() if parameter.requires_grad}
         self.continued = trained_before(spec.adapter, spec.lora, trained) if spec.adapter and spec.lora else {}
@@ -126,36 +126,46 @@ class Learner:
 
     @torch.no_grad()
     def forward(self, batch: PackedBatch, temperature: float = 1.0) -> Tensor:
-        """Without gradient: fp32 (W,) log-probabilities of the batch's weighted targets, or (S,) scores of its segments.
+        """Without gradient: fp32 (W,) log-probabilities of the batch's weighted targets or values before them, or (S,)
+        scores of its segments.
 
         A frozen scorer gives its scores on the scale of its reward.json.
+
+        Args:
+            temperature: the sampler's; it divides the logits.
         """
         self.sharded.before_forward()
         values = self.sharded.module(batch.to(self.device), temperature).values
         return values if self.scale is None else self.scale.normalised(values)
 
-    def forward_backward(self, micro_batches: Sequence[PackedBatch], loss_function: LossFunction) -> StepSums:
+    def forward_backward(
+        self,
+        micro_batches: Sequence[PackedBatch],
+        loss_function: LossFunction | EntropyLoss,
+        temperature: float = 1.0,
+    ) -> StepSums:
         """Adds the gradient of the loss over `micro_batches`, summed over ranks after the last of them.
 
         Args:
             micro_batches: at least one, as many as on every other rank.
-            loss_function: of this step, from an objective (jobs/train/objectives).
+            loss_function: of this step, from an objective (jobs/train/objectives) or PPO (jobs/ppo/losses.py).
+            temperature: as in `forward`.
         """
         assert micro_batches, "every rank needs a micro-batch; use empty_batch()"
-        loss = torch.zeros((), dtype=torch.float64, device=self.device)
-        metrics: dict[str, Mean] = {}
+        sums = no_sums(self.device)
         self.sharded.before_forward()
         for number, batch in enumerate(micro_batches, start=1):
             batch = batch.to(self.device)
             self.sharded.begin_backward_of(number, len(micro_batches))
-            outputs = self.sharded.module(batch, 1.0)
-            contribution = loss_function(outputs.values, batch)
+            if isinstance(loss_function, EntropyLoss):
+                outputs = self.sharded.module(batch, temperature, "learnt")
+                contribution = loss_function.function(outputs.values, outputs.entropy_K, batch)
+            else:
+                outputs = self.sharded.module(batch, temperature)
+                contribution = loss_function(outputs.values, batch)
             contribution.loss.backward()
-            loss += contribution.loss.detach()
-            for name, mean in {**contribution.metrics, "entropy": mean_of(outputs.entropy_K)}.items():
-                before = metrics.get(name)
-                metrics[name] = mean if before is None else Mean(before.total + mean.total, before.count + mean.count)
-        return StepSums(loss, metrics)
+            sums = added(sums, contribution, mean_of(outputs.entropy_K))
+        return sums
 
     def sum_over_ranks(self, value: float) -> float:
         """The sum of a number over all ranks, in fp64."""
@@ -188,31 +198,24 @@ class Learner:
         finite = torch.isfinite(squares) & torch.isfinite(sums.loss)
         # Replicas hold the same reduced gradient, so each contributes its part of the one norm.
         squares = squares / self.sharded.mesh["replicate"].size()
-        flags = torch.tensor([not finite, stop, checkpoint], dtype=torch.float64, device=self.device)
-        watched = [part for mean in sums.metrics.values() for part in (mean.total, mean.count)]
-        # Each rank adds to a place of its own, so the sum has them all.
-        peaks_R = torch.zeros(dist.get_world_size(), dtype=torch.float64, device=self.device)
-        peaks_R[dist.get_rank()] = peak_rss_bytes()
-        reduced = torch.cat([torch.stack([squares, sums.loss]), flags, peaks_R, torch.stack(watched)])
-        dist.all_reduce(reduced)
-        square, loss, broken_ranks, stopping, saving, *rest = reduced.tolist()
-        peaks, watched_sums = rest[: len(peaks_R)], rest[len(peaks_R) :]
+        over_ranks = reduced(sums, squares, [not finite, stop, checkpoint])
+        broken_ranks, stopping, saving = over_ranks.flags
         if broken_ranks:
             self.zero_gradients()
             raise NonFiniteLoss(
-                f"loss {loss}, squared gradient norm {square}: not finite on {int(broken_ranks)} of "
+                f"loss {over_ranks.loss}, squared gradient norm {over_ranks.squares}: not finite on {broken_ranks} of "
                 f"{dist.get_world_size()} ranks. The weights are unchanged; lower the learning rate or look at this batch."
             )
-        norm = math.sqrt(square)
+        norm = math.sqrt(over_ranks.squares)
         if norm > optimizer.settings.clip_norm:
             for gradient in gradients.values():
                 gradient.mul_(optimizer.settings.clip_norm / norm)
         optimizer.step(self._values(), gradients, learning_rate)
         self.sharded.rows_changed()
         self.zero_gradients()
-        pairs = zip(sums.metrics, watched_sums[::2], watched_sums[1::2], strict=True)
-        metrics = {name: total / count for name, total, count in pairs if count}
-        return StepMetrics(loss, norm, metrics, stopping > 0, saving > 0, [int(peak) for peak in peaks])
+        return StepMetrics(
+            over_ranks.loss, norm, over_ranks.metrics, stopping > 0, saving > 0, over_ranks.peak_rss_bytes
+        )
 
     def zero_gradients(self) -> None:
         """Forgets the gradient of this step."""
@@ -264,7 +267,7 @@ class Learner:
             export_model(self.sharded, self.stored, self.spec.model, output)
         else:
             export_merged(self._trained_on_first_rank(), self.spec.lora, self.spec.model, output)
-        if self.spec.head == "scores":
+        if self.spec.head != "logprobs":
             write_reward_config(output)
         dist.barrier()
 

@@ -22,7 +22,7 @@ from configs.schema.objectives import Lora
 from jobs.train.adapters import inject
 from jobs.train.attention import ATTENTION_NAME, UnsupportedModel, register
 from jobs.train.batch import PackedBatch
-from jobs.train.head import token_entropy, token_logprobs
+from jobs.train.head import token_entropy, token_logprobs, token_logprobs_and_entropy
 from jobs.train.nf4 import Nf4Linear, replace_linears
 
 CONFIG_FILES = re.compile(r"config\.json|.*\.py")
@@ -50,14 +50,20 @@ class Outputs(NamedTuple):
     """What leaves the root module; never logits."""
 
     values: Tensor
-    """fp32 (W,) log-probabilities of the targets at the positions with weight > 0, or (S,) scores, one a segment."""
+    """fp32, by the head: (W,) log-probabilities of the targets at the positions with weight > 0, (W,) values of the text up
+    to those positions, or (S,) scores, one a segment."""
     entropy_K: Tensor
-    """fp32, without gradient: entropy in nats of the next token at the first K <= ENTROPY_POSITIONS weighted positions;
-    empty unless the model is trained."""
+    """fp32, entropy in nats of the next token. Watched: at the first K <= ENTROPY_POSITIONS weighted positions, without
+    gradient, empty unless the model is trained. Learnt: at all of them (K = W), with gradient."""
 
 
 ENTROPY_POSITIONS = 128
 """Per micro-batch: enough to see entropy collapse over a few steps, and under 1 % of a step of 2,048 tokens."""
+
+
+EntropyUse = Literal["watched", "learnt"]
+Head = Literal["logprobs", "scores", "values"]
+"""What a model gives of a text: log-probabilities of its tokens, one score at its end, or a value before each token."""
 
 
 class PackedModel(nn.Module):
@@ -68,6 +74,7 @@ class PackedModel(nn.Module):
         decoder: Any,
         lm_head: Any,
         score: nn.Linear | None,
+        head: Head = "logprobs",
         softcap: float | None = None,
         logit_scale: float = 1.0,
         longest_segment: int | None = None,
@@ -75,22 +82,22 @@ class PackedModel(nn.Module):
         """Args:
         decoder: of transformers, without its head.
         lm_head: None where it is tied to the embedding.
-        score: a linear layer to one number; then the model scores segments instead of predicting tokens.
+        score: a linear layer to one number, for the heads that do not predict tokens.
         softcap, logit_scale: what becomes of the logits, `check_config` lets at most one of them be unusual.
         longest_segment: in tokens, where a longer one would change what its neighbours are (`longest_segment_of`).
         """
         super().__init__()
         self.model = decoder
         self.lm_head = lm_head
-        self.score = score
+        self.score, self.head = score, head
         self.softcap, self.logit_scale, self.longest_segment = softcap, logit_scale, longest_segment
 
     @property
     def layers(self) -> nn.ModuleList:
         return self.model.layers
 
-    def forward(self, batch: PackedBatch, temperature: float) -> Outputs:
-        """Log-probabilities of the targets, or scores of the segments."""
+    def forward(self, batch: PackedBatch, temperature: float, entropy: EntropyUse = "watched") -> Outputs:
+        """What the head gives; the temperature divides logits, never scores and values."""
         lengths = tuple(stop - start for start, stop in pairwise(batch.cu_seqlens_S1.tolist()))
         shared = None if batch.shared_S2 is None else tuple(map(tuple, batch.shared_S2.tolist()))
         if self.longest_segment is not None:
@@ -105,22 +112,24 @@ class PackedModel(nn.Module):
             shared_starts=shared,
         ).last_hidden_state
         hidden_TH = hidden_1TH[0]
-        if self.score is not None:
-            return Outputs(self._scores(hidden_TH, batch), hidden_TH.new_zeros(0, dtype=torch.float32))
         kept_W = batch.weights_T.nonzero().squeeze(1)
-        hidden_WH, weight_VH = hidden_TH[kept_W], self._output_embedding()
+        if self.score is not None:
+            rows_N = kept_W if self.head == "values" else batch.cu_seqlens_S1[1:].long() - 1
+            return Outputs(self._scores(hidden_TH[rows_N]), hidden_TH.new_zeros(0, dtype=torch.float32))
+        hidden_WH, weight_VH, targets_W = hidden_TH[kept_W], self._output_embedding(), batch.targets_T[kept_W]
         temperature = temperature / self.logit_scale
-        logprobs_W = token_logprobs(hidden_WH, weight_VH, batch.targets_T[kept_W], temperature, self.softcap)
+        if entropy == "learnt":
+            return Outputs(*token_logprobs_and_entropy(hidden_WH, weight_VH, targets_W, temperature, self.softcap))
+        logprobs_W = token_logprobs(hidden_WH, weight_VH, targets_W, temperature, self.softcap)
         watched = ENTROPY_POSITIONS if torch.is_grad_enabled() else 0
         return Outputs(logprobs_W, token_entropy(hidden_WH[:watched], weight_VH, temperature, self.softcap))
 
-    def _scores(self, hidden_TH: Tensor, batch: PackedBatch) -> Tensor:
-        """fp32 (S,) at the last token of every segment; bf16 has too few digits to tell two good answers apart."""
+    def _scores(self, hidden_NH: Tensor) -> Tensor:
+        """fp32 (N,); bf16 has too few digits to tell two good answers apart."""
         assert self.score is not None
-        last_SH = hidden_TH[batch.cu_seqlens_S1[1:].long() - 1]
         weight_1H = self.score.weight
-        in_full = torch.promote_types(last_SH.dtype, torch.float32)
-        return (last_SH.to(in_full) @ weight_1H.to(in_full).T).squeeze(1)
+        in_full = torch.promote_types(hidden_NH.dtype, torch.float32)
+        return (hidden_NH.to(in_full) @ weight_1H.to(in_full).T).squeeze(1)
 
     def _output_embedding(self) -> Tensor:
         return (self.model.embed_tokens if self.lm_head is None else self.lm_head).weight
@@ -208,9 +217,6 @@ def check_length(tokens: int, longest: int) -> None:
         )
 
 
-Head = Literal["logprobs", "scores"]
-
-
 def build_on_meta(
     config: PreTrainedConfig,
     trust_remote_code: bool,
@@ -233,7 +239,7 @@ def build_on_meta(
         causal_lm = AutoModelForCausalLM.from_config(
             config, attn_implementation=ATTENTION_NAME, dtype=dtype, trust_remote_code=trust_remote_code
         )
-        score = nn.Linear(config.hidden_size, 1, bias=False, dtype=dtype) if head == "scores" else None
+        score = nn.Linear(config.hidden_size, 1, bias=False, dtype=dtype) if head != "logprobs" else None
     name = type(causal_lm).__name__
     parts = dict(causal_lm.named_modules())
     missing = [part for part in ("model.layers", "model.embed_tokens", "lm_head") if part not in parts]
@@ -254,8 +260,9 @@ def build_on_meta(
             replace_linears(parts["model.layers"])
     return PackedModel(
         causal_lm.model,
-        None if tied or head == "scores" else causal_lm.lm_head,
+        None if tied or score is not None else causal_lm.lm_head,
         score,
+        head,
         getattr(config, "final_logit_softcapping", None),
         getattr(config, "logit_scale", 1.0) / getattr(config, "logits_scaling", 1.0),
         longest_segment_of(config),

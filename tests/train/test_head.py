@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from jobs.train import head
-from jobs.train.head import CHUNK_ROWS, token_entropy, token_logprobs
+from jobs.train.head import CHUNK_ROWS, token_entropy, token_logprobs, token_logprobs_and_entropy
 
 
 def case(rows: int, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -75,3 +75,45 @@ def test_no_row_gives_no_value_and_zero_gradients() -> None:
 def test_entropy_of_equal_logits_is_log_of_their_number() -> None:
     entropy = token_entropy(torch.zeros(3, 4), torch.ones(8, 4))
     torch.testing.assert_close(entropy, torch.full((3,), 2.0794415), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(("temperature", "softcap"), [(1.0, None), (0.7, None), (0.7, 4.0)])
+@pytest.mark.parametrize("rows", [1, 2 * CHUNK_ROWS + 3])
+@pytest.mark.parametrize(
+    ("dtype", "value_tolerance", "grad_tolerance"), [(torch.float64, 1e-12, 1e-11), (torch.float32, 2e-5, 2e-4)]
+)
+def test_entropy_and_its_gradient_equal_full_fp64_logits(
+    rows, dtype, value_tolerance, grad_tolerance, temperature, softcap
+) -> None:
+    hidden, weight, targets, upstream = case(rows, dtype)
+    logprobs, entropy = token_logprobs_and_entropy(hidden, weight, targets, temperature, softcap)
+    assert torch.equal(logprobs, token_logprobs(hidden, weight, targets, temperature, softcap))
+    (upstream.to(entropy.dtype) * (entropy - 0.3 * logprobs)).sum().backward()
+    full_hidden, full_weight = (part.detach().double().requires_grad_() for part in (hidden, weight))
+    logits = full_hidden @ full_weight.T
+    logits = logits if softcap is None else softcap * torch.tanh(logits / softcap)
+    all_logprobs = (logits / temperature).log_softmax(-1)
+    expected = -(all_logprobs.exp() * all_logprobs).sum(-1)
+    chosen = all_logprobs.gather(1, targets[:, None])[:, 0]
+    (upstream.double() * (expected - 0.3 * chosen)).sum().backward()
+    torch.testing.assert_close(entropy.double(), expected, rtol=0, atol=value_tolerance)
+    torch.testing.assert_close(hidden.grad.double(), full_hidden.grad, rtol=0, atol=grad_tolerance)
+    torch.testing.assert_close(weight.grad.double(), full_weight.grad, rtol=0, atol=rows * grad_tolerance)
+
+
+def test_learnt_entropy_recomputes_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    results = []
+    for budget in (1 << 29, 0):
+        monkeypatch.setattr(head, "KEPT_LOGITS_BYTES", budget)
+        hidden, weight, targets, upstream = case(CHUNK_ROWS + 3, torch.bfloat16)
+        logprobs, entropy = token_logprobs_and_entropy(hidden, weight, targets)
+        (upstream * (entropy + logprobs)).sum().backward()
+        results.append((hidden.grad, weight.grad))
+    assert torch.equal(results[0][0], results[1][0]) and torch.equal(results[0][1], results[1][1])
+
+
+def test_no_row_has_no_entropy() -> None:
+    hidden, weight, targets, _ = case(0, torch.float32)
+    logprobs, entropy = token_logprobs_and_entropy(hidden, weight, targets)
+    (logprobs.sum() + entropy.sum()).backward()
+    assert entropy.shape == (0,) and not weight.grad.any()

@@ -7,7 +7,7 @@ The losses themselves are pure functions, one file each beside this one.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import torch
@@ -39,10 +39,20 @@ class Contribution:
     """(), its share of the global loss: differentiate this. The shares of all micro-batches and ranks sum to the loss."""
     metrics: dict[str, Mean]
     """The same names in the same order for every micro-batch of an objective, also for an empty one."""
+    highest: dict[str, Tensor] = field(default_factory=dict)
+    """Numbers >= 0 of which the largest over micro-batches and ranks is watched; names as in `metrics`."""
 
 
 LossFunction = Callable[[Tensor, PackedBatch], Contribution]
 """(values of a forward pass, its batch) -> Contribution"""
+
+
+@dataclass(frozen=True)
+class EntropyLoss:
+    """A loss that differentiates the entropy of the next token too; another one does not pay for its gradient."""
+
+    function: Callable[[Tensor, Tensor, PackedBatch], Contribution]
+    """(logprobs_W, entropy_W, batch) -> Contribution"""
 
 
 class Objective(Protocol):
