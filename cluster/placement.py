@@ -87,9 +87,7 @@ class Placement:
 
 
 @contextmanager
-def reserve(
-    roles: Mapping[str, Role], sharing: Sharing, strategy: Strategy, timeout_s: float
-) -> Iterator[Placement]:
+def reserve(roles: Mapping[str, Role], sharing: Sharing, strategy: Strategy, timeout_s: float) -> Iterator[Placement]:
     """Holds room for all ranks of all roles while the block runs.
 
     Args:

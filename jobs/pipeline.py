@@ -17,6 +17,7 @@ from cluster.storage import Store
 from configs.errors import Stopped, UserError
 from configs.loader import Loaded
 from configs.schema.corpus import CorpusStage
+from configs.schema.ppo_stage import PpoStage
 from configs.schema.run import ARTIFACT_PREFIX, ModelStage, Run, Stage, stage_inputs
 from configs.schema.training import TrainStage
 from jobs.stages import STAGE_VERSIONS, Outcome, StageContext, identity, run_stage
@@ -114,7 +115,9 @@ def _compute(run: Run, plan: PlannedStage, inputs: dict[str, Artifact], store: S
 
         def progress(label: str, finished: int, total: int) -> None:
             watch.progress(label, finished, total)
-            if not isinstance(plan.stage, TrainStage):  # a training stage stops at a step boundary, with a checkpoint
+            if not isinstance(
+                plan.stage, TrainStage | PpoStage
+            ):  # a training stage stops at a step boundary, with a checkpoint
                 _stop_if_asked(watch, plan)
 
         context = StageContext(run, plan.name, inputs, own, store, progress, watch.metrics, watch.say, watch.stop_asked)

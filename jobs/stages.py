@@ -16,13 +16,14 @@ from cluster.storage import Store
 from configs.errors import Stopped
 from configs.schema.corpus import CorpusStage, ShardsStage
 from configs.schema.evaluation import EvaluateStage, ReportStage
+from configs.schema.ppo_stage import PpoStage
 from configs.schema.run import UNKNOWN_LICENCE, ModelStage, Run, Stage, stage_inputs
 from configs.schema.training import AnyTrainStage, KtoStage, LanguageModelStage, TrainStage
 from configs.schema.tree import hashed_values
 
 STAGE_VERSIONS = {
     "model": 1, "corpus": 2, "shards": 3, "cpt": 2, "sft": 2, "reward": 1, "dpo": 1,
-    "kto": 1, "orpo": 1, "evaluate": 1, "report": 1,
+    "kto": 1, "orpo": 1, "ppo": 1, "evaluate": 1, "report": 1,
 }  # fmt: skip
 """Raised by hand when the same config and inputs would give another result: it renews the key."""
 
@@ -82,6 +83,10 @@ def identity(stage: Stage, seed: int) -> dict[str, Any]:
             config["seed"] = seed
             if config["heldout"] is not None:
                 config["heldout"].pop("general")  # an input, by its key
+        case PpoStage():
+            config["seed"] = seed
+            for source in config["rewards"]:
+                source.pop("model")  # inputs too
         case _:
             pass
     return config
@@ -98,6 +103,8 @@ def run_stage(stage: Stage, context: StageContext) -> Outcome:
             return _shards(stage, context)
         case TrainStage():
             return _train(stage, context)
+        case PpoStage():
+            return _ppo(stage, context)
         case EvaluateStage():
             return _evaluate(stage, context)
         case ReportStage():
@@ -219,11 +226,37 @@ def _train(stage: AnyTrainStage, context: StageContext) -> Outcome:
     )
 
 
-def check_rows_fit(name: str, stage: AnyTrainStage, shards: str, rows: str) -> None:
+def _ppo(stage: PpoStage, context: StageContext) -> Outcome:
+    from jobs.ppo.driver import Listener, run_ppo
+    from jobs.ppo.inputs import ppo_job
+    from jobs.train.loop import Ending
+
+    trusted = any(trusts_code(context.store, artifact) for key, artifact in context.inputs.items() if key != "shards")
+    job = ppo_job(context.name, stage, context.run.seed, context.inputs, context.attempt, trusted)
+    context.progress("steps", 0, job.total_steps)
+
+    def on_metrics(metrics: dict[str, float]) -> None:
+        context.metrics(metrics)
+        context.progress("steps", int(metrics["step"]), job.total_steps)
+
+    if run_ppo(job, Listener(on_metrics, context.say, context.stop_asked)) is Ending.STOPPED:
+        raise Stopped(f"{context.name} stopped at a step boundary; the same command goes on from there")
+    history = [entry for entry in context.content.read_json("history.json") if "reward/score" in entry]
+    names = ("reward/score", "kl/per_answer", "answers/tokens", "answers/end_rate")
+    metrics = {name.replace("/", "_"): history[-1][name] for name in names}
+    return Outcome(
+        metrics={"steps": len(history), "first_reward_score": history[0]["reward/score"], **metrics},
+        licences=sorted(_licences(context)),
+    )
+
+
+def check_rows_fit(name: str, stage: AnyTrainStage | PpoStage, shards: str, rows: str) -> None:
     """Raises DataError where shards hold another kind of rows than the objective learns from."""
     from jobs.corpus.schema import DataError
 
     match stage:
+        case PpoStage():
+            wanted = ("prompts",)
         case LanguageModelStage():
             wanted = ("text", "messages")
         case KtoStage():

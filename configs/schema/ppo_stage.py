@@ -80,6 +80,14 @@ class Health(Node):
     least_end_rate: float = Field(
         default=0.2, ge=0, le=1, description="Said in words where fewer answers end by themselves."
     )
+    probe_every_steps: PositiveInt = Field(
+        default=1,
+        description="How often new weights are judged by what a sampler computes with them; hashes are checked every time.",
+    )
+
+    def probes(self, step: int) -> bool:
+        """Whether the weights of step `step` (from 0) are probed."""
+        return (step + 1) % self.probe_every_steps == 0
 
 
 class PpoEvaluation(Node):
@@ -97,7 +105,8 @@ class PpoStage(Node):
     shards: str = Field(description="Stage or artifact with `rows: prompts`.")
     rewards: list[RewardSource] = Field(min_length=1)
     reference: str | None = Field(
-        default=None, description="Stage or artifact the KL is measured to; default: `model`. Not loaded with `kl.where: none`."
+        default=None,
+        description="Stage or artifact the KL is measured to; default: `model`. Not loaded with `kl.where: none`.",
     )
     critic: str | None = Field(
         default=None,
@@ -109,7 +118,8 @@ class PpoStage(Node):
     max_new_tokens: PositiveInt = Field(default=128, description="Of an answer, its end token among them.")
     algorithm: PpoAlgorithm = PpoAlgorithm()
     staleness: Literal[0, 1] = Field(
-        default=0, description="1: the next answers are sampled while these are learnt from, by a policy one step older."
+        default=0,
+        description="1: the next answers are sampled while these are learnt from, by a policy one step older.",
     )
     optimizer: Optimizer = Optimizer(learning_rate=3e-6, epsilon=1e-5)
     critic_optimizer: Optimizer = Optimizer(learning_rate=1e-5, epsilon=1e-5)

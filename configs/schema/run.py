@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 
 from configs.schema.corpus import CorpusStage, ShardsStage
 from configs.schema.evaluation import EvaluateStage, ReportStage
+from configs.schema.ppo_stage import PpoStage
 from configs.schema.training import AnyTrainStage, DpoStage, KtoStage, RewardStage, TrainStage
 from configs.schema.tree import Node, PositiveInt, StageName, recorded_only
 
@@ -78,7 +79,7 @@ class ModelStage(Node):
 
 
 Stage = Annotated[
-    ModelStage | CorpusStage | ShardsStage | AnyTrainStage | EvaluateStage | ReportStage,
+    ModelStage | CorpusStage | ShardsStage | AnyTrainStage | PpoStage | EvaluateStage | ReportStage,
     Field(discriminator="stage"),
 ]
 
@@ -144,7 +145,7 @@ class Run(Node):
             )
 
 
-MODEL_KINDS = ("model", "cpt", "sft", "dpo", "kto", "orpo")
+MODEL_KINDS = ("model", "cpt", "sft", "dpo", "kto", "orpo", "ppo")
 """Stages whose artifact is a language model; `reward` gives one that scores instead."""
 
 TRAINED_KINDS = (*MODEL_KINDS[1:], "reward")
@@ -172,6 +173,14 @@ def stage_inputs(stage: Stage) -> list[Input]:
             if stage.heldout is not None and stage.heldout.general is not None:
                 inputs.append(("heldout.general", ("shards",), stage.heldout.general))
             return inputs
+        case PpoStage():
+            inputs = [("model", MODEL_KINDS, stage.model), ("shards", ("shards",), stage.shards)]
+            if stage.needs_reference and stage.reference is not None:
+                inputs.append(("reference", MODEL_KINDS, stage.reference))
+            if stage.critic is not None:
+                inputs.append(("critic", (*MODEL_KINDS, "reward"), stage.critic))
+            judges = [(number, source.model) for number, source in enumerate(stage.rewards) if source.model is not None]
+            return inputs + [(f"rewards.{number}", ("reward",), name) for number, name in judges]
         case EvaluateStage():
             scored: list[Input] = [(f"models.{index}", MODEL_KINDS, name) for index, name in enumerate(stage.models)]
             sets: list[Input] = [

@@ -1,9 +1,9 @@
 """From answers and judgements to what policy and critic learn from; the same on both, for their own prompts only.
 
-    handles --fetch--> Experience (all answers of the step, by prompt)
-    scores --combine, shape--> earned ---+
-    old - reference ------------------- -+--> rewards_W --gae | grpo | rloo--> advantages, returns of the own answers
-    values -----------------------------+
+handles --fetch--> Experience (all answers of the step, by prompt)
+scores --combine, shape--> earned ---+
+old - reference ------------------- -+--> rewards_W --gae | grpo | rloo--> advantages, returns of the own answers
+values -----------------------------+
 """
 
 import math
@@ -93,8 +93,8 @@ def combined(sources: Sequence[tuple[float, Scores]]) -> Scores:
         said = [weight * scores[number] for weight, scores in sources if not math.isnan(scores[number])]
         if not said or not math.isfinite(sum(said)):
             raise RunFailed(
-                f"answer {number} has no reward: the sources say {[scores[number] for _, scores in sources]}. Every answer needs a "
-                "finite number from one source at least."
+                f"answer {number} has no reward: the sources say {[scores[number] for _, scores in sources]}. Every answer "
+                "needs a finite number from one source at least."
             )
         total[number] = sum(said)
     return total
@@ -143,7 +143,11 @@ def estimate(
     finished_S = torch.tensor([rollout.finished for rollout in rollouts])
     earned_S = shaped(scores_S, finished_S, scale, settings.rewards)
     with_reference = bool(experience.reference)
-    kl_W = actions.old_logprobs_W - actions.reference_logprobs_W if with_reference else torch.zeros_like(actions.old_logprobs_W)
+    kl_W = (
+        actions.old_logprobs_W - actions.reference_logprobs_W
+        if with_reference
+        else torch.zeros_like(actions.old_logprobs_W)
+    )
     in_reward = kl_coefficient if settings.kl.where == "reward" else 0.0
     rewards_W = token_rewards(earned_S, kl_W, actions.segment_W, in_reward)
     if settings.estimator == "gae":
@@ -154,7 +158,9 @@ def estimate(
         of_answers_S = answer_sums(rewards_W, actions.segment_W, len(rollouts))
         group_S = torch.tensor([rollout.prompt_id for rollout in rollouts])
         advantages_S = (
-            grpo(of_answers_S, group_S, settings.grpo_scale) if settings.estimator == "grpo" else rloo(of_answers_S, group_S)
+            grpo(of_answers_S, group_S, settings.grpo_scale)
+            if settings.estimator == "grpo"
+            else rloo(of_answers_S, group_S)
         )
         advantages_W = advantages_S[actions.segment_W]
         returns_W = torch.full_like(advantages_W, torch.nan)
@@ -162,6 +168,37 @@ def estimate(
         rollouts, split_by_answer(advantages_W, rollouts), split_by_answer(returns_W, rollouts),
         earned_S, answer_sums(kl_W, actions.segment_W, len(rollouts)),
     )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Watched:
+    """Numbers of answers that nobody learns from."""
+
+    metrics: dict[str, float]
+    scores_by_prompt: dict[int, float]
+    """Mean over the answers to each prompt."""
+
+
+def watched(experience: Experience) -> Watched:
+    """Score, KL to the reference (k1, nats an answer), length in tokens, share of answers that end."""
+    rollouts = experience.rollouts(list(experience.answers))
+    numbers = [experience.number(rollout) for rollout in rollouts]
+    by_prompt = {
+        prompt: float(np.mean([experience.scores[experience.number(answer)] for answer in answers]))
+        for prompt, answers in experience.answers.items()
+    }
+    metrics = {
+        "score": float(np.mean([experience.scores[number] for number in numbers])),
+        "tokens": float(np.mean([len(rollout.answer_ids) for rollout in rollouts])),
+        "end_rate": float(np.mean([rollout.finished for rollout in rollouts])),
+    }
+    if experience.reference:
+        kl = [
+            float((experience.old[number].astype(np.float64) - experience.reference[number]).sum())
+            for number in numbers
+        ]
+        metrics["kl_per_answer"] = float(np.mean(kl))
+    return Watched(metrics, by_prompt)
 
 
 def as_column(experience_numbers: Sequence[int], values: Sequence[Tensor]) -> Column:

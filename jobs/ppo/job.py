@@ -1,6 +1,6 @@
 """What every actor of a PPO stage knows, and what the driver hands from one to the next: handles, never tensors.
 
-    PpoJob (picklable) -> all actors            Sampled, Judged (lists of handles) -> policy, critic
+PpoJob (picklable) -> all actors            Sampled, Judged (lists of handles) -> policy, critic
 """
 
 from collections.abc import Mapping

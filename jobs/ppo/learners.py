@@ -7,29 +7,29 @@
 Both cut the step's prompts by the same plan, so what one rank of each learns from is known from the numbers of tokens alone.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import ray
-import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from cluster.group import Rendezvous, meeting_point
-from cluster.storage import Store
-from configs.schema.training import Optimizer
-from jobs.ppo.advantages import moments, whitened
-from jobs.ppo.batches import pack_rollouts
-from jobs.ppo.experience import Experience, Learnt, estimate, fetch
+from jobs.ppo.experience import Experience, Watched, estimate, fetch, watched
 from jobs.ppo.job import Asked, Column, Handle, Judged, PpoJob
 from jobs.ppo.losses import Totals, explained_variance, policy_loss_of_step, value_loss
-from jobs.ppo.plan import UpdatePlan, epoch_order, plan_update
+from jobs.ppo.offer import Announced
+from jobs.ppo.probe import Probe
+from jobs.ppo.probing import probe_logprobs, probe_sequences
+from jobs.ppo.prompts import read_prompts
 from jobs.ppo.ranks import Clock, join, numbers_of_tokens, own_micro_batches, read_unit
 from jobs.ppo.rewards import RunningScale
 from jobs.ppo.samples import write_samples
-from jobs.train.batch import PackedBatch
+from jobs.ppo.update import batches_of, learn, per_answer, plan_of, watched_sums, whiten
+from jobs.records import Rollout
+from jobs.train.broadcast import announce_weights, weight_buckets
 from jobs.train.checkpoint import CheckpointWriter, find_checkpoints, restore
-from jobs.train.fsdp import build_mesh
+from jobs.train.fsdp import COMPUTE_TYPES, build_mesh
 from jobs.train.learner import Learner, LearnerSpec
 from jobs.train.objectives.objective import EntropyLoss, LossFunction
 from jobs.train.optimizer import learning_rate
@@ -46,7 +46,8 @@ class Control:
     kl_coefficient: float
     scale: RunningScale
     """Of all scores before this step."""
-    plan_ranks: int = 1
+    probe: bool
+    """Whether samplers will be probed when they get the weights of this update."""
 
 
 @dataclass(frozen=True)
@@ -81,22 +82,22 @@ class Policy:
             trust_remote_code=self._job.trust_remote_code, seed=self._job.seed, lora=stage.lora,
         )  # fmt: skip
         self.learner, self._checkpoints = _loaded(self._job, spec, rendezvous.ranks, POLICY, checkpoint)
+        self._probe_text = probe_sequences(read_prompts(self._job.shards, "train").rows)
+        self._probed: Tensor | None = None  # log-probabilities of the probe by the weights that samplers have
 
     def old_logprobs(self, units: Sequence[Handle], step: int) -> Column:
         """Of this rank's answers, in the micro-batches that the first epoch learns from: its first ratios are exactly 1."""
-        answers: dict[int, list[Any]] = {}
+        answers: dict[int, list[Rollout]] = {}
         for unit in units:
             answers |= read_unit(unit)
         algorithm = self._job.stage.algorithm
         experience = Experience(dict(sorted(answers.items())), {}, {}, {}, {}, algorithm.answers_per_prompt)
-        plan = _plan(self._job, experience, step)
+        plan = plan_of(self._job, experience, step)
         micro_batches = [
             experience.rollouts(batch) for minibatch in plan.of_rank(dist.get_rank()) for batch in minibatch
         ]
         with self._clock.working():
-            return numbers_of_tokens(
-                self.learner, micro_batches, algorithm.temperature, algorithm.answers_per_prompt
-            )
+            return numbers_of_tokens(self.learner, micro_batches, algorithm.temperature, algorithm.answers_per_prompt)
 
     def logprobs(self, asked: Asked, units: Sequence[Handle]) -> Column:
         """Of this rank's answers in a unit, for evaluations; collective."""
@@ -104,9 +105,7 @@ class Policy:
         algorithm = self._job.stage.algorithm
         with self._clock.working():
             micro_batches = own_micro_batches(read_unit(units[0]), self._job.stage.micro_batch_tokens)
-            return numbers_of_tokens(
-                self.learner, micro_batches, algorithm.temperature, algorithm.answers_per_prompt
-            )
+            return numbers_of_tokens(self.learner, micro_batches, algorithm.temperature, algorithm.answers_per_prompt)
 
     def update(self, judged: Judged, control: Control) -> Updated:
         """Learns from a step's answers; collective. The samples of the step are written before the first weight changes."""
@@ -115,23 +114,53 @@ class Policy:
         experience = fetch(judged, algorithm.answers_per_prompt)
         with self._clock.working():
             scale = control.scale.including(experience.all_scores())
-            plan = _plan(job, experience, control.step)
-            learnt = _learnt(experience, plan, job, scale, control.kl_coefficient)
+            plan = plan_of(job, experience, control.step)
+            learnt = estimate(
+                experience, plan.prompts_of_rank(dist.get_rank()), algorithm, scale, control.kl_coefficient
+            )
             if dist.get_rank() == 0:
                 write_samples(job, judged.asked, experience)
-            sums = _watched_sums(learnt, experience)
-            totals = dict(zip(sums, self.learner.sums_over_ranks(torch.tensor([*sums.values()])), strict=True))
-            advantages = _whitened(self.learner, learnt, algorithm.whitens)
-            batches = _batches(experience, plan, learnt, advantages)
+            totals = watched_sums(self.learner, learnt, experience)
+            advantages = whiten(self.learner, learnt.advantages) if algorithm.whitens else learnt.advantages
+            batches = batches_of(experience, plan, learnt, advantages)
             rate = learning_rate(control.step, job.total_steps, job.stage.optimizer)
+
+            def loss_of(minibatch: Totals) -> LossFunction | EntropyLoss:
+                return policy_loss_of_step(algorithm, control.kl_coefficient, minibatch)
+
+            if control.probe and self._probed is None:
+                self._probed = self._probe_logprobs()
             metrics: dict[str, float] = {}
             if control.step >= algorithm.critic_warmup_steps:
-                make = lambda totals: policy_loss_of_step(algorithm, control.kl_coefficient, totals)  # noqa: E731
-                metrics = _learn(self.learner, batches, make, rate, job, control.step)
+                metrics = learn(self.learner, batches, loss_of, rate, job, control.step, algorithm.temperature)
             return Updated(
-                {**metrics, "learning_rate": rate, **_per_answer(totals)},
+                {**metrics, "learning_rate": rate, **per_answer(totals)},
                 scale, totals["kl"], totals["actions"], int(totals["answers"]),
             )  # fmt: skip
+
+    def watch(self, judged: Judged) -> Watched:
+        """What there is to say about answers that nobody learns from; one rank does it alone, and keeps the answers."""
+        experience = fetch(judged, self._job.stage.algorithm.answers_per_prompt)
+        write_samples(self._job, judged.asked, experience)
+        return watched(experience)
+
+    def announce(self, version: int, probe: bool) -> Announced | None:
+        """Puts the weights into the object store, bucket by bucket; on rank 0 what samplers need to take them. Collective."""
+        stage = self._job.stage
+        with self._clock.working():
+            manifest = announce_weights(self.learner, version, COMPUTE_TYPES[stage.precision])
+            buckets = [replace(bucket, data=ray.put(bucket.data)) for bucket in weight_buckets(self.learner, manifest)]
+            offered: list[Handle] = []
+            before, self._probed = self._probed, None
+            if probe:
+                self._probed = self._probe_logprobs()
+                if dist.get_rank() == 0:
+                    known = self._probed if before is None else before
+                    offered = [ray.put(Probe(self._probe_text, self._probed, known))]
+        return Announced(manifest, buckets, offered) if dist.get_rank() == 0 else None
+
+    def _probe_logprobs(self) -> Tensor:
+        return probe_logprobs(self.learner, self._probe_text, self._job.stage.micro_batch_tokens)
 
     def save(self, step: int, history: list[dict[str, float]]) -> None:
         """Begins to write the state after `step` steps; returns when the one before is committed."""
@@ -187,18 +216,21 @@ class Critic:
         experience = fetch(judged, algorithm.answers_per_prompt)
         with self._clock.working():
             scale = control.scale.including(experience.all_scores())
-            plan = _plan(job, experience, control.step)
-            learnt = _learnt(experience, plan, job, scale, control.kl_coefficient)
-            batches = _batches(experience, plan, learnt, learnt.advantages)
+            plan = plan_of(job, experience, control.step)
+            learnt = estimate(
+                experience, plan.prompts_of_rank(dist.get_rank()), algorithm, scale, control.kl_coefficient
+            )
+            batches = batches_of(experience, plan, learnt, learnt.advantages)
             rate = learning_rate(control.step, job.total_steps, job.stage.critic_optimizer)
 
-            def make(totals: Totals) -> LossFunction:
-                return lambda values_W, batch: value_loss(values_W, batch, algorithm, totals)
+            def loss_of(minibatch: Totals) -> LossFunction:
+                return lambda values_W, batch: value_loss(values_W, batch, algorithm, minibatch)
 
-            metrics = _learn(self._learner, batches, make, rate, job, control.step)
+            metrics = learn(self._learner, batches, loss_of, rate, job, control.step, 1.0)
             metrics["value/explained_variance"] = explained_variance(metrics)
-            metrics = {f"value/{name}" if "/" not in name else name: value for name, value in metrics.items()}
-            return Updated(metrics, scale, 0.0, 0.0, 0)
+            named = {name if "/" in name else f"value/{name}": value for name, value in metrics.items()}
+            named.pop("value/entropy", None)
+            return Updated(named, scale, 0.0, 0.0, 0)
 
     def save(self, step: int, history: list[dict[str, float]]) -> None:
         """As Policy.save."""
@@ -209,3 +241,14 @@ class Critic:
 
     def busy_s(self) -> float:
         return self._clock.take()
+
+
+def _loaded(
+    job: PpoJob, spec: LearnerSpec, ranks: int, role: str, checkpoint: int | None
+) -> tuple[Learner, CheckpointWriter]:
+    """The Learner at the state after step `checkpoint`, or at its start, and who writes its states; collective."""
+    learner = Learner(spec, build_mesh(ranks))
+    learner.load()
+    if checkpoint is not None:
+        restore(learner, next(found for found in find_checkpoints(job.artifact, role) if found.step == checkpoint))
+    return learner, CheckpointWriter(job.artifact, job.attempt, job.stage.checkpoints.keep, role)

@@ -1,6 +1,6 @@
 """What the ranks of policy, critic, reference and reward share: meeting, scoring a unit, keeping time.
 
-    unit (prompts with all their answers) --share out over ranks--> forward --> Column | Scores, of this rank's answers
+unit (prompts with all their answers) --share out over ranks--> forward --> Column | Scores, of this rank's answers
 """
 
 import time

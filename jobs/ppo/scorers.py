@@ -1,6 +1,6 @@
 """Frozen models that judge: the reference gives log-probabilities, a reward model gives scores, a function gives scores.
 
-    units of answers --as soon as they are there--> Scorer rank x N --> Column | Scores
+units of answers --as soon as they are there--> Scorer rank x N --> Column | Scores
 """
 
 import importlib
@@ -19,7 +19,15 @@ from configs.schema.ppo_stage import FUNCTION
 from jobs.corpus.segments import load_tokenizer, read_tokenizer_files
 from jobs.ppo.job import Asked, Column, Handle, PpoJob, Scores
 from jobs.ppo.prompts import PromptTable, asked_prompts, read_prompts
-from jobs.ppo.ranks import Clock, answer_number, join, numbers_of_tokens, own_micro_batches, read_unit, scores_of_answers
+from jobs.ppo.ranks import (
+    Clock,
+    answer_number,
+    join,
+    numbers_of_tokens,
+    own_micro_batches,
+    read_unit,
+    scores_of_answers,
+)
 from jobs.records import PromptRow, Rollout
 from jobs.train.fsdp import build_mesh
 from jobs.train.learner import Learner, LearnerSpec
@@ -123,7 +131,11 @@ def import_function(name: str) -> Callable[..., Any]:
 
 
 def call_reward(
-    name: str, function: Callable[..., Any], rollouts: Sequence[Rollout], texts: Sequence[str], prompts: Sequence[PromptRow]
+    name: str,
+    function: Callable[..., Any],
+    rollouts: Sequence[Rollout],
+    texts: Sequence[str],
+    prompts: Sequence[PromptRow],
 ) -> list[float]:
     """As TRL calls it: conversations and answers as lists of messages, tokens, and the data's answer. None becomes NaN.
 

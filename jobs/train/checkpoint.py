@@ -58,12 +58,16 @@ class Checkpoint:
         return self.directory.read_json("history.json")
 
 
-def find_checkpoints(artifact: Store) -> list[Checkpoint]:
-    """The committed checkpoints of all attempts, in the order of (step, attempt); the last is the one to resume from."""
+def find_checkpoints(artifact: Store, *role: str) -> list[Checkpoint]:
+    """The committed checkpoints of all attempts, in the order of (step, attempt); the last is the one to resume from.
+
+    Args:
+        role: of the models of a stage that trains several.
+    """
     found = []
     for attempt in artifact.names("attempts"):
-        for name in artifact.names("attempts", attempt, "checkpoints"):
-            directory = artifact.below("attempts", attempt, "checkpoints", name)
+        for name in artifact.names("attempts", attempt, "checkpoints", *role):
+            directory = artifact.below("attempts", attempt, "checkpoints", *role, name)
             try:
                 record = directory.read_json(RECORD)
             except FileNotFoundError:
@@ -89,8 +93,8 @@ class CheckpointWriter:
     `artifact` is the directory that all attempts share, `attempt` the number whose lease this run holds.
     """
 
-    def __init__(self, artifact: Store, attempt: int, keep: int) -> None:
-        self._artifact, self._attempt, self._keep = artifact, attempt, keep
+    def __init__(self, artifact: Store, attempt: int, keep: int, *role: str) -> None:
+        self._artifact, self._attempt, self._keep, self._role = artifact, attempt, keep, role
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._running: Future[None] | None = None
         _remove_dead_scratch()
@@ -125,7 +129,8 @@ class CheckpointWriter:
 
     def _write(self, state: dict[str, Tensor], step: int, history: list[dict[str, float]], best: int | None) -> None:
         rank, world_size = dist.get_rank(), dist.get_world_size()
-        directory = self._artifact.below("attempts", f"{self._attempt:06d}", "checkpoints", f"step-{step:06d}")
+        place = ("attempts", f"{self._attempt:06d}", "checkpoints", *self._role, f"step-{step:06d}")
+        directory = self._artifact.below(*place)
         name = f"rank-{rank:05d}-of-{world_size:05d}.safetensors"
         with tempfile.TemporaryDirectory(prefix=f"{SCRATCH}{os.getpid()}-") as scratch:
             local = Path(scratch) / name
@@ -149,7 +154,7 @@ class CheckpointWriter:
 
     def _prune(self, best: int | None) -> None:
         """Removes all but the newest checkpoints and the best; the record goes first, so that none is half there."""
-        for checkpoint in find_checkpoints(self._artifact)[: -self._keep]:
+        for checkpoint in find_checkpoints(self._artifact, *self._role)[: -self._keep]:
             if checkpoint.step == best:
                 continue
             check_attempt(self._artifact, self._attempt)

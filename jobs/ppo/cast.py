@@ -1,0 +1,227 @@
+"""All actors of a PPO stage: who there is, how they start, what the driver asks of them all.
+
+roles_of(job) --reserve--> placement --Cast.start--> policy, critic, reference, rewards (groups), samplers
+sample -> stream of unit handles -> judge: every unit to every scorer as soon as it is there
+"""
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from cluster.weights import WeightSyncFailed
+from ray.exceptions import GetTimeoutError, RayActorError
+
+from cluster.group import ActorGroup, GroupTimeout, Rendezvous, gather, spawn
+from cluster.placement import Placement, Role
+from configs.errors import RunFailed, user_error_inside
+from configs.schema.ppo_stage import PpoStage
+from jobs.ppo.job import Asked, Handle, Judged, PpoJob
+from jobs.ppo.learners import Critic, Policy
+from jobs.ppo.offer import Announced, Synced
+from jobs.ppo.prompts import PromptTable, asked_prompts, deal, requests_for
+from jobs.ppo.sampler import Sampler
+from jobs.ppo.scorers import FunctionScorer, Scorer
+
+POLICY, CRITIC, REFERENCE, ROLLOUT = "policy", "critic", "reference", "rollout"
+SYNC_TRIES = 2
+"""A sampler that refuses weights reloads and is offered them once more; twice is no accident."""
+
+
+ANSWER_S = 2.0
+"""In which an idle actor answers; Ray knows at once of one that is dead."""
+
+
+class SamplersLost(RunFailed):
+    """An engine ended while it was sampling; the weights it had are still with the policy."""
+
+
+def roles_of(stage: PpoStage) -> dict[str, Role]:
+    """What has to be reserved, by role."""
+    resources = stage.resources
+    wanted = {POLICY: resources.policy}
+    if stage.needs_critic:
+        wanted[CRITIC] = resources.critic
+    if stage.needs_reference:
+        wanted[REFERENCE] = resources.reference
+    roles = {name: Role(found.ranks, found.threads_per_rank, found.gpus_per_rank) for name, found in wanted.items()}
+    for number, source in enumerate(stage.rewards):
+        own = resources.reward
+        roles[reward_role(number)] = (
+            Role(own.ranks, own.threads_per_rank, own.gpus_per_rank) if source.model is not None else Role(1, 1)
+        )
+    engines = resources.rollout
+    roles[ROLLOUT] = Role(engines.ranks, engines.threads_per_rank, engines.gpus_per_rank)
+    return roles
+
+
+def reward_role(number: int) -> str:
+    return f"reward_{number}"
+
+
+@dataclass
+class Cast:
+    """Running actors."""
+
+    job: PpoJob
+    placement: Placement
+    policy: ActorGroup
+    critic: ActorGroup | None
+    reference: ActorGroup | None
+    rewards: list[tuple[float, ActorGroup]]
+    samplers: ActorGroup
+
+    @classmethod
+    def start(cls, job: PpoJob, placement: Placement, checkpoint: int | None) -> "Cast":
+        """Starts all of them at once; each policy and critic at the state after step `checkpoint`."""
+        stage = job.stage
+        cast = cls(
+            job, placement,
+            spawn(POLICY, _actor(Policy), placement, {}, job),
+            spawn(CRITIC, _actor(Critic), placement, {}, job) if stage.needs_critic else None,
+            spawn(REFERENCE, _actor(Scorer), placement, {}, job, job.reference, False) if stage.needs_reference else None,
+            [
+                (source.weight, spawn(reward_role(number), _actor(Scorer), placement, {}, job, job.rewards[number], True))
+                if source.function is None
+                else (source.weight, spawn(reward_role(number), _actor(FunctionScorer), placement, {}, job, source.function))
+                for number, source in enumerate(stage.rewards)
+            ],
+            spawn(ROLLOUT, _actor(Sampler), placement, {}, job),
+        )  # fmt: skip
+        try:
+            cast._start_all(checkpoint)
+        except BaseException:
+            cast.end()
+            raise
+        return cast
+
+    def _start_all(self, checkpoint: int | None) -> None:
+        timeout_s = self.job.stage.resources.start_timeout_s
+        starting = self.samplers.all(lambda sampler: sampler.start.remote())
+        for group in self._groups():
+            host, port = gather([group.ranks[0].meeting_point.remote()], timeout_s, f"starting {group.role}")[0]
+            for number, rank in enumerate(group.ranks):
+                meeting = Rendezvous(host, port, number, len(group.ranks))
+                learns = group is self.policy or group is self.critic
+                starting.append(rank.start.remote(meeting, checkpoint) if learns else rank.start.remote(meeting))
+        gather(starting, timeout_s, "starting")
+
+    def _groups(self) -> list[ActorGroup]:
+        """All but the samplers, which are no group: each is one alone."""
+        found = [self.policy, self.critic, self.reference, *(group for _, group in self.rewards)]
+        return [group for group in found if group is not None]
+
+    def sample(self, table: PromptTable, asked: Asked) -> list[Any]:
+        """Begins to sample; a stream of unit handles for every engine."""
+        stage = self.job.stage
+        prompts = asked_prompts(self.job, table, asked)
+        requests = requests_for(prompts, stage.algorithm.answers_per_prompt, self.job.seed, asked.split, asked.step)
+        dealt = deal(requests, stage.unit_prompts, len(self.samplers.ranks))
+        return [
+            sampler.generate.options(num_returns="streaming").remote(units)
+            for sampler, units in zip(self.samplers.ranks, dealt, strict=True)
+            if units
+        ]
+
+    def judge(self, asked: Asked, streams: list[Any], *, with_values: bool = True) -> Judged:
+        """Sends every unit to all who judge, as soon as it is there; returns when the last was sampled.
+
+        Raises:
+            SamplersLost, GroupTimeout.
+        """
+        judged = Judged(asked, [], [(weight, []) for weight, _ in self.rewards], [], [])
+        for unit in self._units(streams):
+            judged.units.append(unit)
+            for (_, handles), (_, group) in zip(judged.scores, self.rewards, strict=True):
+                handles += group.all(lambda rank, unit=unit: rank.score.remote(asked, [unit]))
+            if self.reference is not None:
+                judged.reference.extend(self.reference.all(lambda rank, unit=unit: rank.score.remote(asked, [unit])))
+            if self.critic is not None and with_values:
+                judged.values.extend(self.critic.all(lambda rank, unit=unit: rank.score.remote(asked, [unit])))
+        return judged
+
+    def _units(self, streams: list[Any]) -> Iterator[Handle]:
+        waiting = list(streams)
+        timeout_s = self.job.stage.resources.step_timeout_s
+        while waiting:
+            ready, _ = ray.wait(waiting, num_returns=1, timeout=timeout_s, fetch_local=False)
+            if not ready:
+                raise GroupTimeout(f"sampling: {len(waiting)} engines have finished no unit for {timeout_s:g} s")
+            stream: Any = ready[0]
+            try:
+                yield next(stream)
+            except StopIteration:
+                waiting.remove(stream)
+                self._require_complete(stream)
+
+    def _require_complete(self, stream: Any) -> None:
+        try:
+            ray.get(stream.completed())
+        except RayActorError as error:
+            raise SamplersLost(f"an engine ended while it was sampling: {error}") from error
+
+    def sync(self, version: int, probe: bool) -> Synced:
+        """Brings the policy's weights to all samplers; what the worst of them says.
+
+        Raises:
+            WeightSyncFailed: a sampler has refused them twice.
+        """
+        timeout_s = self.job.stage.resources.step_timeout_s
+        for attempt in range(1, SYNC_TRIES + 1):
+            offers = self.policy.all(lambda rank: rank.announce.remote(version, probe))
+            announced: Announced = gather(offers, timeout_s, "gathering weights")[0]
+            try:
+                said = gather(
+                    self.samplers.all(lambda sampler, offer=announced: sampler.sync.remote(offer)), timeout_s, "weight sync"
+                )
+            except WeightSyncFailed as error:
+                if attempt == SYNC_TRIES:
+                    raise user_error_inside(error) or error from None
+                self._reload_all()
+                continue
+            return Synced(max(one.mismatch for one in said), min(one.position for one in said))
+        raise AssertionError(version)
+
+    def _reload_all(self) -> None:
+        """Those that have taken the version would refuse it a second time."""
+        gather(
+            self.samplers.all(lambda sampler: sampler.reload.remote()),
+            self.job.stage.resources.start_timeout_s,
+            "reload",
+        )
+
+    def restart_samplers(self) -> None:
+        """New engines in the places of the old ones, with the weights of the model directory."""
+        self.samplers.end()
+        self.samplers = spawn(ROLLOUT, _actor(Sampler), self.placement, {}, self.job)
+        starting = self.samplers.all(lambda sampler: sampler.start.remote())
+        gather(starting, self.job.stage.resources.start_timeout_s, "starting engines again")
+
+    def busy_s(self) -> dict[str, float]:
+        """How long the busiest rank of each role has worked since the last call."""
+        groups = [*self._groups(), self.samplers]
+        asked = {group.role: group.all(lambda rank: rank.busy_s.remote()) for group in groups}
+        timeout_s = self.job.stage.resources.step_timeout_s
+        return {role: max(gather(handles, timeout_s, f"{role}'s clock")) for role, handles in asked.items()}
+
+    def has_lost_one(self) -> bool:
+        """Whether some actor is dead; one that is busy is not."""
+        for rank in (rank for group in [*self._groups(), self.samplers] for rank in group.ranks):
+            try:
+                ray.get(rank.busy_s.remote(), timeout=ANSWER_S)
+            except RayActorError:
+                return True
+            except GetTimeoutError:
+                continue
+        return False
+
+    def end(self) -> None:
+        """Ends all actors, whatever state they are in."""
+        for group in [*self._groups(), self.samplers]:
+            with contextlib.suppress(RayActorError):
+                group.end()
+
+
+def _actor(role: type) -> Any:
+    return ray.remote(max_restarts=0, max_task_retries=0)(role)

@@ -1,0 +1,202 @@
+"""The loop of PPO: handles and numbers only, no tensor passes through here.
+
+    reserve ─► start ─► for each step:
+        sample ─► judge (reference, rewards, values: every unit as soon as it is there) ─► old log-probabilities
+               ─► update policy and critic ─► weights to the samplers ─► report ─► held-out ─► checkpoint if due
+    export
+
+A step is a transaction: prompts, seeds and minibatches are functions of (run, step), so whatever is lost inside it is done
+again and gives the same. A lost engine costs the answers of its step; a lost learner everything since the last checkpoint.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from ray.exceptions import RayActorError, RayTaskError
+
+from cluster import kill_points
+from cluster.group import GroupTimeout, gather
+from cluster.placement import reserve
+from configs.errors import RunFailed, user_error_inside
+from jobs.ppo.cast import Cast, SamplersLost, roles_of
+from jobs.ppo.health import HealthCheck
+from jobs.ppo.heldout import evaluate
+from jobs.ppo.job import Asked, Judged, PpoJob
+from jobs.ppo.learners import Control, Updated
+from jobs.ppo.progress import Progress, after_step, resume
+from jobs.ppo.prompts import PromptTable, read_prompts
+from jobs.train.loop import Ending
+
+
+@dataclass(frozen=True)
+class Listener:
+    """What the driver tells, and how it hears that it shall stop."""
+
+    metrics: Callable[[dict[str, float]], None]
+    say: Callable[[str], None]
+    stop_asked: Callable[[], bool]
+
+
+class ActorsLost(RunFailed):
+    """Some actor has died; the others of its group wait in vain."""
+
+
+def run_ppo(job: PpoJob, listener: Listener) -> Ending:
+    """Trains to the end, or until it is asked to stop. Ray is connected.
+
+    Raises:
+        DoesNotFit: the roles find no room.
+        RunFailed and its like: an actor says that it cannot go on, or actors were lost more often than
+            `checkpoints.max_failures`.
+    """
+    stage, losses = job.stage, 0
+    resources = stage.resources
+    while True:
+        try:
+            with reserve(
+                roles_of(stage), resources.placement, resources.strategy, resources.reserve_timeout_s
+            ) as placement:
+                return _one_life(job, placement, listener)
+        except (ActorsLost, RayActorError, GroupTimeout) as lost:
+            losses += 1
+            if losses > stage.checkpoints.max_failures:
+                raise RunFailed(f"{job.name}: actors were lost {losses} times, the last time: {lost}") from lost
+            listener.say(f"an actor was lost ({str(lost).splitlines()[0]}); going on from the last checkpoint")
+
+
+def _one_life(job: PpoJob, placement: Any, listener: Listener) -> Ending:
+    """From the newest checkpoint to the end, or to the loss of an actor."""
+    progress = resume(job)
+    cast = Cast.start(job, placement, progress.step or None)
+    try:
+        return _steps(job, cast, progress, listener)
+    except RayTaskError as error:
+        # Where one rank dies, those that wait for it raise what torch.distributed says.
+        if cast.has_lost_one():
+            raise ActorsLost(str(error).splitlines()[-1]) from error
+        raise user_error_inside(error) or error from None
+    finally:
+        cast.end()
+
+
+@dataclass
+class _Clock:
+    """When the phases of a step ended."""
+
+    began: float = field(default_factory=time.perf_counter)
+    cpu_began: float = field(default_factory=time.process_time)
+    phases: dict[str, float] = field(default_factory=dict)
+    _last: float = 0.0
+
+    def ended(self, phase: str) -> None:
+        now = time.perf_counter()
+        self.phases[f"time/{phase}_s"] = now - (self._last or self.began)
+        self._last = now
+
+    def numbers(self, busy_s: dict[str, float], tokens: float) -> dict[str, float]:
+        step_s = time.perf_counter() - self.began
+        idle = {f"idle/{role}": max(0.0, 1 - busy / step_s) for role, busy in busy_s.items()}
+        cpu_s = time.process_time() - self.cpu_began
+        return {
+            **self.phases, **idle, "time/step_s": step_s, "time/driver_cpu_s": cpu_s, "tokens_per_s": tokens / step_s,
+            "tokens": tokens,
+        }  # fmt: skip
+
+
+def _steps(job: PpoJob, cast: Cast, progress: Progress, listener: Listener) -> Ending:
+    """The loop."""
+    stage, total = job.stage, job.total_steps
+    train, heldout = read_prompts(job.shards, "train"), read_prompts(job.shards, "heldout") if stage.heldout else None
+    health = HealthCheck(stage, listener.say)
+    if progress.step:
+        cast.sync(progress.step, probe=True)
+    elif heldout is not None:
+        progress = _measured(job, cast, heldout, progress, listener)
+    sampling = cast.sample(train, Asked("train", progress.step)) if progress.step < total else []
+    while progress.step < total:
+        clock, asked = _Clock(), Asked("train", progress.step)
+        last = progress.step + 1 == total
+        judged = _judged(cast, train, asked, sampling, listener)
+        clock.ended("sample")
+        kill_points.reach("ppo_sampled")
+        if stage.staleness and not last:
+            sampling = cast.sample(train, Asked("train", progress.step + 1))
+        updated = _update(cast, judged, progress)
+        clock.ended("update")
+        kill_points.reach("ppo_updated")
+        synced = cast.sync(progress.step + 1, stage.health.probes(progress.step))
+        clock.ended("sync")
+        seen = {"sync/mismatch": synced.mismatch, "sync/position": synced.position}
+        numbers = clock.numbers(cast.busy_s(), updated.actions)
+        progress = after_step(progress, updated, stage, {**updated.metrics, **seen})
+        listener.metrics({**progress.history[-1], **numbers})
+        health.check(progress.history[-1])
+        if not stage.staleness and not last:
+            sampling = cast.sample(train, Asked("train", progress.step))
+        if heldout is not None and stage.heldout and (last or progress.step % stage.heldout.every_steps == 0):
+            progress = _measured(job, cast, heldout, progress, listener)
+        stopping = listener.stop_asked() and not last
+        if last or stopping or progress.step % stage.checkpoints.every_steps == 0:
+            _save(cast, progress)
+        if stopping:
+            _settle(cast)
+            return Ending.STOPPED
+    _settle(cast)
+    gather(cast.policy.all(lambda rank: rank.export.remote()), stage.resources.start_timeout_s, "export")
+    job.output.write_json("history.json", list(progress.history))
+    return Ending.FINISHED
+
+
+def _judged(cast: Cast, train: PromptTable, asked: Asked, sampling: list[Any], listener: Listener) -> Judged:
+    """The step's answers; where an engine ends meanwhile, others take the engines' places and sample all of it again.
+
+    At the end every answer is judged, so that what goes wrong there is told before anything is learnt from it.
+    """
+    for _ in range(1 + cast.job.stage.checkpoints.max_failures):
+        try:
+            return cast.judge(asked, sampling)
+        except SamplersLost as lost:
+            listener.say(f"step {asked.step + 1}: {str(lost).splitlines()[0]}; starting engines again, sampling again")
+            cast.restart_samplers()
+            if asked.step:
+                cast.sync(asked.step, probe=True)
+            sampling = cast.sample(train, asked)
+    raise ActorsLost(f"step {asked.step + 1}: engines ended in every attempt")
+
+
+def _update(cast: Cast, judged: Judged, progress: Progress) -> Updated:
+    """Policy and critic learn at the same time; their numbers in one."""
+    stage, step = cast.job.stage, progress.step
+    judged = replace(judged, old=cast.policy.all(lambda rank: rank.old_logprobs.remote(judged.units, step)))
+    control = Control(step, progress.kl.coefficient, progress.scale, stage.health.probes(step))
+    learning = cast.policy.all(lambda rank: rank.update.remote(judged, control))
+    if cast.critic is not None:
+        learning += cast.critic.all(lambda rank: rank.update.remote(judged, control))
+    done: list[Updated] = gather(learning, stage.resources.step_timeout_s, "update")
+    metrics = {**done[-1].metrics, **done[0].metrics}  # of the critic, where there is one, and of the policy
+    return replace(done[0], metrics=metrics)
+
+
+def _measured(job: PpoJob, cast: Cast, heldout: PromptTable, progress: Progress, listener: Listener) -> Progress:
+    progress = evaluate(job, cast, heldout, progress)
+    shown = {name: value for name, value in progress.history[-1].items() if name.startswith("heldout/")}
+    listener.metrics({"step": float(progress.step), **{n: v for n, v in shown.items() if "start_score" not in n}})
+    return progress
+
+
+def _save(cast: Cast, progress: Progress) -> None:
+    history = list(progress.history)
+    saving = cast.policy.all(lambda rank: rank.save.remote(progress.step, history))
+    if cast.critic is not None:
+        saving += cast.critic.all(lambda rank: rank.save.remote(progress.step, history))
+    gather(saving, cast.job.stage.resources.step_timeout_s, "checkpoint")
+
+
+def _settle(cast: Cast) -> None:
+    """Returns when what was saved is committed."""
+    saving = cast.policy.all(lambda rank: rank.settle.remote())
+    if cast.critic is not None:
+        saving += cast.critic.all(lambda rank: rank.settle.remote())
+    gather(saving, cast.job.stage.resources.step_timeout_s, "checkpoint")

@@ -1,0 +1,59 @@
+"""What is looked at after every step: limits that end a run, and sentences for people.
+
+metrics of a step --check--> nothing, a sentence, or PolicyUnhealthy
+"""
+
+from collections.abc import Callable, Mapping
+
+from configs.errors import RunFailed
+from configs.schema.ppo_stage import PpoStage
+
+
+class PolicyUnhealthy(RunFailed):
+    """A limit of `health` is passed; the newest checkpoint is from before."""
+
+
+class HealthCheck:
+    """Remembers only what was said already."""
+
+    def __init__(self, stage: PpoStage, say: Callable[[str], None]) -> None:
+        self._stage, self._say = stage, say
+        self._said: set[str] = set()
+        self._lengths: list[float] = []
+
+    def check(self, metrics: Mapping[str, float]) -> None:
+        """Raises PolicyUnhealthy."""
+        health, step = self._stage.health, int(metrics["step"])
+        kl, mismatch = metrics.get("kl/per_answer", 0.0), metrics.get("mismatch/kl", 0.0)
+        if health.kl_ceiling is not None and kl > health.kl_ceiling:
+            raise PolicyUnhealthy(
+                f"step {step}: {kl:.1f} nats per answer from the reference, health.kl_ceiling is {health.kl_ceiling:g}. Raise "
+                "algorithm.kl.coef, lower the learning rate, or set kl.adaptive."
+            )
+        if health.mismatch_ceiling is not None and mismatch > health.mismatch_ceiling:
+            raise PolicyUnhealthy(
+                f"step {step}: sampler and learner are {mismatch:.3g} nats a token apart, health.mismatch_ceiling is "
+                f"{health.mismatch_ceiling:g}: they compute with other weights, or something else."
+            )
+        self._lengths.append(metrics["answers/tokens"])
+        if metrics["answers/end_rate"] < health.least_end_rate:
+            self._once(
+                "ends",
+                f"step {step}: only {metrics['answers/end_rate']:.0%} of the answers end by themselves; raise max_new_tokens or "
+                "algorithm.rewards.missing_end_penalty",
+            )
+        if self._lengths[-1] > 2 * self._lengths[0] and self._lengths[-1] > self._lengths[0] + 16:
+            self._once(
+                "length",
+                f"step {step}: answers have become twice as long as at the start ({self._lengths[0]:.0f} -> "
+                f"{self._lengths[-1]:.0f} tokens): look at samples; the reward may pay for length",
+            )
+        if metrics.get("clip_fraction", 0.0) > 0.5:
+            self._once("clip", f"step {step}: over half of the actions are clipped; lower optimizer.learning_rate")
+        if metrics["reward/score_deviation"] == 0:
+            self._once("flat", f"step {step}: all answers have the same score, so there is nothing to learn from")
+
+    def _once(self, topic: str, sentence: str) -> None:
+        if topic not in self._said:
+            self._said.add(topic)
+            self._say(sentence)

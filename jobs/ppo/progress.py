@@ -1,0 +1,62 @@
+"""How far a run has come: the numbers that the driver holds, all of them in the history that every checkpoint carries.
+
+checkpoints of policy and critic --newest step that both have--> Progress --after(step)--> Progress -> history -> checkpoint
+"""
+
+from dataclasses import asdict, dataclass
+
+from configs.schema.ppo_stage import PpoStage
+from jobs.ppo.job import PpoJob
+from jobs.ppo.kl import KlState, kl_in_unit, next_coefficient
+from jobs.ppo.learners import CRITIC, POLICY, Updated
+from jobs.ppo.rewards import RunningScale
+from jobs.train.checkpoint import find_checkpoints
+
+SCALE = "state/reward_"
+COEFFICIENT = "state/kl_coefficient"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Of a run that has done `step` steps."""
+
+    step: int
+    kl: KlState
+    scale: RunningScale
+    history: tuple[dict[str, float], ...]
+    """Of every step, and of evaluations between them."""
+
+    def with_entry(self, entry: dict[str, float]) -> "Progress":
+        """With what an evaluation says, as part of the last step's entry or one of its own before the first."""
+        if self.history and self.history[-1]["step"] == entry["step"]:
+            return Progress(self.step, self.kl, self.scale, (*self.history[:-1], {**self.history[-1], **entry}))
+        return Progress(self.step, self.kl, self.scale, (*self.history, entry))
+
+
+def after_step(before: Progress, updated: Updated, stage: PpoStage, metrics: dict[str, float]) -> Progress:
+    """With one step more: the KL coefficient of the next, scores seen so far, a line of history."""
+    adaptive, kl = stage.algorithm.kl.adaptive, before.kl
+    if adaptive is not None:
+        seen = kl_in_unit(updated.kl_total, updated.answers, updated.actions, adaptive)
+        kl = next_coefficient(before.kl, adaptive, seen, updated.answers)
+    entry = {
+        "step": float(before.step + 1), "kl/coefficient": before.kl.coefficient, **metrics,
+        COEFFICIENT: kl.coefficient, **{f"{SCALE}{name}": value for name, value in asdict(updated.scale).items()},
+    }  # fmt: skip
+    return Progress(before.step + 1, kl, updated.scale, (*before.history, entry))
+
+
+def resume(job: PpoJob) -> Progress:
+    """Where the run goes on: after the newest step that all learners have a committed checkpoint of."""
+    roles = (POLICY, CRITIC) if job.stage.needs_critic else (POLICY,)
+    found = {
+        role: {checkpoint.step: checkpoint for checkpoint in find_checkpoints(job.artifact, role)} for role in roles
+    }
+    common = set.intersection(*(set(steps) for steps in found.values()))
+    if not common:
+        return Progress(0, KlState(job.stage.algorithm.kl.coef), RunningScale(), ())
+    step = max(common)
+    history = tuple(found[POLICY][step].history())
+    last = next(entry for entry in reversed(history) if COEFFICIENT in entry)
+    scale = {name.removeprefix(SCALE): value for name, value in last.items() if name.startswith(SCALE)}
+    return Progress(step, KlState(last[COEFFICIENT]), RunningScale(**scale), history)

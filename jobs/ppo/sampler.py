@@ -1,0 +1,83 @@
+"""The actor around a rollout engine: units of answers out, weights in.
+
+units of prompts --generate, streamed--> list[Rollout], a unit as soon as all its answers are there
+Announced (manifest, handles of buckets, probe) --sync--> the next version, or the failure that says why not
+"""
+
+from collections.abc import Iterator
+
+import ray
+
+from jobs.ppo.job import PpoJob
+from jobs.ppo.offer import Announced, Synced
+from jobs.ppo.prompts import Units
+from jobs.ppo.ranks import Clock
+from jobs.ppo.rollout import RolloutEngine
+from jobs.ppo.vllm_engine import EngineSpec
+from jobs.records import Rollout
+
+DTYPES = {"bf16": "bfloat16", "fp32": "float32"}
+
+
+class Sampler:
+    """One engine; it knows no other."""
+
+    def __init__(self, job: PpoJob) -> None:
+        self._job = job
+        self._clock = Clock()
+
+    def start(self) -> None:
+        """Starts vLLM with the weights of the policy's model directory, which are version 0."""
+        stage = self._job.stage
+        resources = stage.resources.rollout
+        self._engine = RolloutEngine(
+            EngineSpec(
+                self._job.policy, DTYPES[stage.precision], self._job.context + stage.max_new_tokens,  # pyright: ignore[reportArgumentType]
+                resources.kv_cache_gib, resources.max_num_seqs, resources.threads_per_rank,
+                "cuda" if resources.gpus_per_rank else "cpu", tensor_parallel=max(1, resources.gpus_per_rank),
+                trust_remote_code=self._job.trust_remote_code,
+            )
+        )  # fmt: skip
+
+    def generate(self, units: Units) -> Iterator[list[Rollout]]:
+        """The answers of each unit, in the order in which units are complete."""
+        requests = [request for unit in units for request in unit]
+        unit_of = {request.prompt_id: number for number, unit in enumerate(units) for request in unit}
+        missing = [len(unit) for unit in units]
+        answers: list[list[Rollout]] = [[] for _ in units]
+        stream = self._engine.generate(requests, self._job.sampling)
+        while True:
+            with self._clock.working():
+                of_prompt = next(stream, None)
+            if of_prompt is None:
+                return
+            number = unit_of[of_prompt[0].prompt_id]
+            answers[number] += of_prompt
+            missing[number] -= 1
+            if missing[number] == 0:
+                yield answers[number]
+                answers[number] = []
+
+    def sync(self, announced: Announced) -> Synced:
+        """Takes new weights.
+
+        Raises:
+            WeightSyncFailed: they were not taken; nothing is sampled before `reload`.
+        """
+        with self._clock.working():
+            self._engine.start_weight_update(announced.manifest)
+            for bucket in announced.buckets:
+                self._engine.update_weights(bucket)
+            probe = ray.get(announced.probe[0]) if announced.probe else None
+            reading = self._engine.finish_weight_update([bucket.digest for bucket in announced.buckets], probe)
+        nan = float("nan")
+        if reading is None:
+            return Synced(nan, nan)
+        return Synced(reading.mismatch, reading.position if reading.is_sure else nan)
+
+    def reload(self) -> None:
+        """Back to the weights of the model directory, version 0. Raises WeightSyncFailed where that cannot be done."""
+        self._engine.reload()
+
+    def busy_s(self) -> float:
+        return self._clock.take()

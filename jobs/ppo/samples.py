@@ -1,0 +1,70 @@
+"""Every answer of every step, as rows of Parquet: what was asked, answered and judged.
+
+    Experience --one file a step--> <artifact>/samples/step-000012.parquet --read_samples--> acclimate samples RUN --step 12
+
+They lie beside the attempts, because a run that was resumed has one series of steps; a step that is done again writes the same
+file again.
+"""
+
+import io
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from cluster.lease import check_attempt
+from cluster.storage import Store
+from jobs.ppo.experience import Experience
+from jobs.ppo.job import Asked, PpoJob
+
+DIRECTORY = "samples"
+SAMPLE_SCHEMA = pa.schema(
+    [
+        ("step", pa.int64()),
+        ("prompt", pa.int64()),
+        ("sample", pa.int64()),
+        ("version", pa.int64()),
+        ("prompt_ids", pa.list_(pa.int32())),
+        ("answer_ids", pa.list_(pa.int32())),
+        ("finished", pa.bool_()),
+        ("score", pa.float64()),
+        ("kl", pa.float64()),
+        ("sampler_logprobs", pa.list_(pa.float32())),
+    ]
+)
+"""`prompt` is its place in the step; `kl` is k1 to the reference over the whole answer in nats, null without a reference."""
+
+
+def file_of(asked: Asked) -> str:
+    """Steps are counted from 1 where people see them."""
+    return f"{'step' if asked.split == 'train' else 'heldout'}-{asked.step + 1:06d}.parquet"
+
+
+def write_samples(job: PpoJob, asked: Asked, experience: Experience) -> None:
+    """Raises LeaseLost where this attempt is no longer the one that writes."""
+    rows: list[dict[str, Any]] = []
+    for rollout in experience.rollouts(sorted(experience.answers)):
+        number = experience.number(rollout)
+        kl = None
+        if experience.reference:
+            kl = float((experience.old[number].astype(np.float64) - experience.reference[number]).sum())
+        rows.append({
+            "step": asked.step + 1, "prompt": rollout.prompt_id, "sample": rollout.sample, "version": rollout.version,
+            "prompt_ids": rollout.prompt_ids, "answer_ids": rollout.answer_ids, "finished": rollout.finished,
+            "score": experience.scores[number], "kl": kl, "sampler_logprobs": rollout.sampler_logprobs,
+        })  # fmt: skip
+    sink = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows, schema=SAMPLE_SCHEMA), sink)
+    check_attempt(job.artifact, job.attempt)
+    job.artifact.write(f"{DIRECTORY}/{file_of(asked)}", sink.getvalue())
+
+
+def read_samples(artifact: Store, asked: Asked) -> pa.Table:
+    """Raises FileNotFoundError where the step has not been sampled."""
+    return pq.read_table(io.BytesIO(artifact.read(DIRECTORY, file_of(asked))))
+
+
+def sampled_steps(artifact: Store) -> list[str]:
+    """Names of the files there are."""
+    return artifact.names(DIRECTORY)
