@@ -1,6 +1,7 @@
 """What crosses a process or is written to disk. Frozen, typed, importable without torch, ray or vllm.
 
     sources -> Document -> (template) -> PackedRow -> PackedBatch (jobs/train/batch.py, tensors)
+    prompts -> sampler -> Rollout -> PackedBatch with Actions (jobs/ppo/batches.py)
 
 A packed row is a list of *segments* (one document or conversation each, or a piece of a long document) that must not see
 each other. Weights say which tokens are learnt: 1 for every token of a text, 1 for the assistant's tokens of a conversation.
@@ -81,3 +82,28 @@ class ExampleRow:
     """(S,) tokens of the prompt, before the answer starts."""
     margin: float
     """By how much the chosen answer is better, where the data say it; else 0."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """One answer that a policy sampled to a prompt; what PPO scores and learns from.
+
+    Example:
+        Rollout(prompt_id=17, sample=1, prompt_ids=[5, 9], answer_ids=[7, 2], sampler_logprobs=[-0.41, -0.02], finished=True,
+                version=3)
+    """
+
+    prompt_id: int
+    """Rollouts of one prompt have the same id: they are its group."""
+    sample: int
+    """Which of the prompt's answers, from 0."""
+    prompt_ids: list[int]
+    """(P,) tokens of the rendered prompt, at least one."""
+    answer_ids: list[int]
+    """(A,) sampled tokens, at least one, the end token among them where there is one."""
+    sampler_logprobs: list[float]
+    """(A,) log-probability in nats of each sampled token as the sampler drew it: at the sampling temperature."""
+    finished: bool
+    """Ended by an end token, not by the length limit."""
+    version: int
+    """Of the policy weights that sampled it."""
