@@ -2,7 +2,7 @@
 
     check key and port                       nothing has started yet (the caller has checked the model's files)
       -> connect Ray                         cluster/session.py
-      -> mirror the model on each node       serving/mirror.py, inside the replica, before its engine
+      -> mirror the model on each node       cluster/mirror.py, inside the replica, before its engine
       -> ingress + replicas                  serving/ingress.py, ray.serve.llm
       -> one real request                    only its answer makes the service "ready"
 
@@ -30,6 +30,7 @@ from ray.serve.deployment import Application
 from ray.serve.llm import LLMConfig
 from ray.serve.schema import ApplicationStatus
 
+from cluster.mirror import ModelContent, model_content
 from cluster.preload import preload_environment
 from cluster.session import connect
 from cluster.storage import Store
@@ -37,7 +38,7 @@ from configs.errors import RunFailed, UserError
 from configs.schema.run import Cluster
 from configs.schema.serving import Serving
 from serving.ingress import API_KEY_VARIABLE, api_key_digest, openai_application
-from serving.mirror import MirrorBeforeEngine, ModelContent, model_content
+from serving.mirror import MirrorBeforeEngine
 from serving.port import require_free_port
 
 APPLICATION = "acclimate"
