@@ -6,28 +6,25 @@
     `check` before: writers; after: shards, byte by byte
 """
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.artifacts import Artifact, ArtifactNotFound, artifact_directory, find_artifact
 from cluster.lease import require_free
 from cluster.storage import Store
-from configs.errors import UserError
 from configs.schema.corpus import CorpusStage, ShardsStage
 from configs.schema.evaluation import EvaluateStage, ReportStage
-from configs.schema.run import ModelStage, RopeScaling, Run, stage_inputs
+from configs.schema.ppo_stage import PpoStage
+from configs.schema.run import ModelStage, Run, stage_inputs
 from configs.schema.training import ExampleStage, LanguageModelStage, TrainStage
 from jobs.fit import StageSpace, check_cpus, check_disk, check_memory, training_space
+from jobs.origin import ContextTooLong, Origin, check_context, window_of
 from jobs.pipeline import PlannedStage
+from jobs.preflight_ppo import check_ppo, describe_ppo
 from jobs.stages import trusts_code
 
 if TYPE_CHECKING:
     from jobs.corpus.inputs import InputFile
-
-
-class ContextTooLong(UserError):
-    """Rows longer than the model reads, or than a batch holds."""
 
 
 def describe(planned: PlannedStage) -> dict[str, Any]:
@@ -59,6 +56,8 @@ def describe(planned: PlannedStage) -> dict[str, Any]:
             length = f"{stage.steps} steps" if stage.steps is not None else f"{stage.epochs} epochs"
             what = f"{length} of {stage.batch_examples} examples, {stage.resources.ranks} ranks, {stage.precision}"
             return {"what": what + _offload(stage)}
+        case PpoStage():
+            return describe_ppo(stage)
         case EvaluateStage():
             return {"what": f"{len(stage.models)} models on {', '.join(stage.sets)}"}
         case ReportStage():
@@ -113,18 +112,6 @@ def foresee(run: Run, waiting: list[PlannedStage], store: Store) -> None:
         check_disk(store, spaces)
 
 
-@dataclass(frozen=True)
-class Origin:
-    """The model files that a stage goes back to, as they lie now."""
-
-    directory: Store
-    template: str | None
-    """The Jinja text that the import will set; None where the model keeps its own."""
-    trust_remote_code: bool
-    rope_scaling: RopeScaling | None = None
-    """What the import will write into config.json; None where it stays, or is done."""
-
-
 def _check_parents(waiting: list[PlannedStage], store: Store) -> None:
     """`eval` computes one stage alone: what it reads must be there."""
     names = {planned.name for planned in waiting}
@@ -140,7 +127,9 @@ def _check_parents(waiting: list[PlannedStage], store: Store) -> None:
 def _check_shards(waiting: list[PlannedStage], store: Store) -> None:
     from jobs.train.reader import verify_shards
 
-    read = [_parent(planned, "shards", store) for planned in waiting if isinstance(planned.stage, TrainStage)]
+    read = [
+        _parent(planned, "shards", store) for planned in waiting if isinstance(planned.stage, TrainStage | PpoStage)
+    ]
     for shards in {artifact.key: artifact for artifact in read if artifact is not None}.values():
         verify_shards(shards.content)
 
@@ -158,12 +147,19 @@ def _check_model(run: Run, planned: PlannedStage, waiting: dict[str, PlannedStag
             origin = model_origin(planned, "model", waiting, store)
             if origin is not None:
                 return _check_training(run, planned, stage, origin, store)
+        case PpoStage() as stage:
+            keys = [key for key, kinds, _ in stage_inputs(stage) if kinds != ("shards",)]
+            origins = {key: model_origin(planned, key, waiting, store) for key in keys}
+            prompt_tokens = _row_tokens(run, planned, store)
+            return check_ppo(
+                run, planned.name, stage, {key: found for key, found in origins.items() if found}, prompt_tokens
+            )
         case EvaluateStage() as stage:
             for key, name in ((f"models.{index}", name) for index, name in enumerate(stage.models)):
                 origin = model_origin(planned, key, waiting, store)
                 if origin is not None:
                     for chosen, tokens in ((chosen, found.tokens) for chosen, found in stage.sets.items()):
-                        _check_context(f"stages.{planned.name}.sets.{chosen}.tokens", tokens, name, origin)
+                        check_context(f"stages.{planned.name}.sets.{chosen}.tokens", tokens, name, origin)
         case _:
             pass
     return StageSpace(planned.name, 0)
@@ -179,7 +175,7 @@ def _check_import(planned: PlannedStage, stage: ModelStage, store: Store) -> int
         return resolve_source(stage.source).total_bytes
     check_model(origin.directory)
     require_trust(stage, origin.directory)
-    _window(origin)
+    window_of(origin)
     if origin.template is not None:
         check_chat_template(origin.directory, origin.template, stage.trust_remote_code)
     return sum(file.size for file in origin.directory.files())
@@ -189,7 +185,7 @@ def _check_rows(name: str, stage: ShardsStage, origin: Origin) -> None:
     from jobs.corpus.shards import document_end_id
     from jobs.models import check_chat_template, load_tokenizer
 
-    _check_context(f"stages.{name}.context", stage.context, stage.model, origin)
+    check_context(f"stages.{name}.context", stage.context, stage.model, origin)
     if stage.rows == "text":
         document_end_id(stage, load_tokenizer(origin.directory, origin.trust_remote_code))
     else:
@@ -203,31 +199,12 @@ def _check_training(run: Run, planned: PlannedStage, stage: TrainStage, origin: 
     facts = check_model(origin.directory)
     row_tokens = _row_tokens(run, planned, store)
     if row_tokens is not None:
-        _check_context(f"stages.{stage.shards}.context", row_tokens, stage.model, origin)
+        check_context(f"stages.{stage.shards}.context", row_tokens, stage.model, origin)
     _check_continued(planned, stage, store)
     shape = require_trainable(origin.directory, origin.trust_remote_code, stage, row_tokens)
     if run.cluster.address == "local":
         check_memory(planned.name, stage, facts.parameters, shape.trained, shape.layers, shape.hidden)
     return training_space(planned.name, stage, shape.trained, facts.bytes)
-
-
-def _check_context(key: str, tokens: int, model: str, origin: Origin) -> None:
-    window = _window(origin)
-    if window is not None and tokens > window:
-        raise ContextTooLong(
-            f"{key}: {tokens} tokens are more than {model} reads: its config.json says max_position_embeddings {window}. "
-            f"Set {key} to {window} or less, or give the model stage `rope_scaling` to train longer ones."
-        )
-
-
-def _window(origin: Origin) -> int | None:
-    """Tokens that the model will read once it is imported. Raises RopeError."""
-    from jobs.model_files import check_model
-    from jobs.rope import WINDOW, scaled_config
-
-    if origin.rope_scaling is None:
-        return check_model(origin.directory).context
-    return scaled_config(origin.directory.read_json("config.json"), origin.rope_scaling, origin.directory.root)[WINDOW]
 
 
 def _check_batch(planned: PlannedStage, stage: LanguageModelStage, row_tokens: int | None) -> None:
@@ -241,7 +218,7 @@ def _check_batch(planned: PlannedStage, stage: LanguageModelStage, row_tokens: i
 
 def _row_tokens(run: Run, planned: PlannedStage, store: Store) -> int | None:
     """The context of the shards that a stage trains on."""
-    assert isinstance(planned.stage, TrainStage), planned.name
+    assert isinstance(planned.stage, TrainStage | PpoStage), planned.name
     shards = run.stages.get(planned.stage.shards)
     if isinstance(shards, ShardsStage):
         return shards.context
@@ -258,7 +235,7 @@ def model_origin(planned: PlannedStage, key: str, waiting: dict[str, PlannedStag
     before = waiting[name]
     return (
         model_origin(before, "model", waiting, store)
-        if isinstance(before.stage, TrainStage)
+        if isinstance(before.stage, TrainStage | PpoStage)
         else _source(before, store)
     )
 

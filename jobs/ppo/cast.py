@@ -10,21 +10,20 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-from cluster.weights import WeightSyncFailed
 from ray.exceptions import GetTimeoutError, RayActorError
 
 from cluster.group import ActorGroup, GroupTimeout, Rendezvous, gather, spawn
-from cluster.placement import Placement, Role
+from cluster.placement import Placement
+from cluster.weights import WeightSyncFailed
 from configs.errors import RunFailed, user_error_inside
-from configs.schema.ppo_stage import PpoStage
 from jobs.ppo.job import Asked, Handle, Judged, PpoJob
 from jobs.ppo.learners import Critic, Policy
 from jobs.ppo.offer import Announced, Synced
 from jobs.ppo.prompts import PromptTable, asked_prompts, deal, requests_for
+from jobs.ppo.roles import CRITIC, POLICY, REFERENCE, ROLLOUT, reward_role
 from jobs.ppo.sampler import Sampler
 from jobs.ppo.scorers import FunctionScorer, Scorer
 
-POLICY, CRITIC, REFERENCE, ROLLOUT = "policy", "critic", "reference", "rollout"
 SYNC_TRIES = 2
 """A sampler that refuses weights reloads and is offered them once more; twice is no accident."""
 
@@ -35,29 +34,6 @@ ANSWER_S = 2.0
 
 class SamplersLost(RunFailed):
     """An engine ended while it was sampling; the weights it had are still with the policy."""
-
-
-def roles_of(stage: PpoStage) -> dict[str, Role]:
-    """What has to be reserved, by role."""
-    resources = stage.resources
-    wanted = {POLICY: resources.policy}
-    if stage.needs_critic:
-        wanted[CRITIC] = resources.critic
-    if stage.needs_reference:
-        wanted[REFERENCE] = resources.reference
-    roles = {name: Role(found.ranks, found.threads_per_rank, found.gpus_per_rank) for name, found in wanted.items()}
-    for number, source in enumerate(stage.rewards):
-        own = resources.reward
-        roles[reward_role(number)] = (
-            Role(own.ranks, own.threads_per_rank, own.gpus_per_rank) if source.model is not None else Role(1, 1)
-        )
-    engines = resources.rollout
-    roles[ROLLOUT] = Role(engines.ranks, engines.threads_per_rank, engines.gpus_per_rank)
-    return roles
-
-
-def reward_role(number: int) -> str:
-    return f"reward_{number}"
 
 
 @dataclass
@@ -173,7 +149,9 @@ class Cast:
             announced: Announced = gather(offers, timeout_s, "gathering weights")[0]
             try:
                 said = gather(
-                    self.samplers.all(lambda sampler, offer=announced: sampler.sync.remote(offer)), timeout_s, "weight sync"
+                    self.samplers.all(lambda sampler, offer=announced: sampler.sync.remote(offer)),
+                    timeout_s,
+                    "weight sync",
                 )
             except WeightSyncFailed as error:
                 if attempt == SYNC_TRIES:

@@ -20,13 +20,14 @@ from cluster import kill_points
 from cluster.group import GroupTimeout, gather
 from cluster.placement import reserve
 from configs.errors import RunFailed, user_error_inside
-from jobs.ppo.cast import Cast, SamplersLost, roles_of
+from jobs.ppo.cast import Cast, SamplersLost
 from jobs.ppo.health import HealthCheck
 from jobs.ppo.heldout import evaluate
 from jobs.ppo.job import Asked, Judged, PpoJob
 from jobs.ppo.learners import Control, Updated
 from jobs.ppo.progress import Progress, after_step, resume
 from jobs.ppo.prompts import PromptTable, read_prompts
+from jobs.ppo.roles import roles_of
 from jobs.train.loop import Ending
 
 

@@ -24,6 +24,7 @@ from jobs.ppo.probing import probe_logprobs, probe_sequences
 from jobs.ppo.prompts import read_prompts
 from jobs.ppo.ranks import Clock, join, numbers_of_tokens, own_micro_batches, read_unit
 from jobs.ppo.rewards import RunningScale
+from jobs.ppo.roles import CRITIC, POLICY
 from jobs.ppo.samples import write_samples
 from jobs.ppo.update import batches_of, learn, per_answer, plan_of, watched_sums, whiten
 from jobs.records import Rollout
@@ -33,8 +34,6 @@ from jobs.train.fsdp import COMPUTE_TYPES, build_mesh
 from jobs.train.learner import Learner, LearnerSpec
 from jobs.train.objectives.objective import EntropyLoss, LossFunction
 from jobs.train.optimizer import learning_rate
-
-POLICY, CRITIC = "policy", "critic"
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cluster.weights import Bucket, Manifest
-
 from jobs.ppo.job import Handle
 
 

@@ -8,8 +8,9 @@ from dataclasses import asdict, dataclass
 from configs.schema.ppo_stage import PpoStage
 from jobs.ppo.job import PpoJob
 from jobs.ppo.kl import KlState, kl_in_unit, next_coefficient
-from jobs.ppo.learners import CRITIC, POLICY, Updated
+from jobs.ppo.learners import Updated
 from jobs.ppo.rewards import RunningScale
+from jobs.ppo.roles import CRITIC, POLICY
 from jobs.train.checkpoint import find_checkpoints
 
 SCALE = "state/reward_"

@@ -5,6 +5,7 @@ Announced (manifest, handles of buckets, probe) --sync--> the next version, or t
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import ray
 
@@ -68,7 +69,7 @@ class Sampler:
             self._engine.start_weight_update(announced.manifest)
             for bucket in announced.buckets:
                 self._engine.update_weights(bucket)
-            probe = ray.get(announced.probe[0]) if announced.probe else None
+            probe: Any = ray.get(announced.probe[0]) if announced.probe else None
             reading = self._engine.finish_weight_update([bucket.digest for bucket in announced.buckets], probe)
         nan = float("nan")
         if reading is None:

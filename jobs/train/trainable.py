@@ -4,10 +4,11 @@ from dataclasses import dataclass
 
 from cluster.storage import Store
 from configs.errors import UserError
+from configs.schema.objectives import Lora
 from configs.schema.training import TrainStage
 from jobs.train.attention import UnsupportedModel
 from jobs.train.initial import where_from
-from jobs.train.model import PackedModel, build_on_meta, check_length, read_config
+from jobs.train.model import Head, PackedModel, build_on_meta, check_length, read_config
 from jobs.train.nf4 import nf4_shapes
 from jobs.train.objectives import objective_of
 
@@ -29,6 +30,13 @@ class Trainable:
 def require_trainable(
     model: Store, trust_remote_code: bool, stage: TrainStage, row_tokens: int | None = None
 ) -> Trainable:
+    """`require_computable` as a training stage needs it."""
+    return require_computable(model, trust_remote_code, objective_of(stage).head, stage.lora, row_tokens)
+
+
+def require_computable(
+    model: Store, trust_remote_code: bool, head: Head, lora: Lora | None, row_tokens: int | None = None
+) -> Trainable:
     """Builds the model without memory and compares it with its weights.
 
     Args:
@@ -40,21 +48,21 @@ def require_trainable(
         AdapterError: `lora` names modules that the model does not have.
     """
     try:
-        module = _build(model, trust_remote_code, stage)
+        module = _build(model, trust_remote_code, head, lora)
         if row_tokens is not None and module.longest_segment is not None:
             check_length(row_tokens, module.longest_segment)
     except UnsupportedModel as error:
         raise UnsupportedModel(f"{model.root} cannot be trained: {error}") from error
     shapes = {name: tuple(parameter.shape) for name, parameter in module.named_parameters()}
-    where_from(model, shapes | nf4_shapes(module))
+    where_from(model, shapes | nf4_shapes(module), head)
     trained = sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
     return Trainable(trained, len(module.layers), module.model.config.hidden_size)
 
 
-def _build(model: Store, trust_remote_code: bool, stage: TrainStage) -> PackedModel:
+def _build(model: Store, trust_remote_code: bool, head: Head, lora: Lora | None) -> PackedModel:
     try:
         config = read_config(model, trust_remote_code)
-        return build_on_meta(config, trust_remote_code, objective_of(stage).head, stage.lora)
+        return build_on_meta(config, trust_remote_code, head, lora)
     except UserError:
         raise
     except Exception as error:

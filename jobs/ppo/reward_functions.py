@@ -1,0 +1,69 @@
+"""Python functions as rewards, called as TRL calls them.
+
+module:function --import_function--> function        answers, prompts --call_reward--> a number each, NaN without opinion
+"""
+
+import importlib
+import inspect
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import orjson
+
+from configs.errors import RunFailed, UserError
+from configs.schema.ppo_stage import FUNCTION
+from jobs.records import PromptRow, Rollout
+
+
+class RewardFunctionError(UserError):
+    """A Python reward function cannot be imported or called, or returns something else than a number for each answer."""
+
+
+def import_function(name: str) -> Callable[..., Any]:
+    """The function `module:function`. Raises RewardFunctionError."""
+    assert FUNCTION.fullmatch(name), name
+    module_name, _, function_name = name.partition(":")
+    try:
+        found = getattr(importlib.import_module(module_name), function_name)
+    except (ImportError, AttributeError) as error:
+        raise RewardFunctionError(
+            f"rewards: {name} cannot be imported ({error}). The module must lie in the checkout, or be installed on every node."
+        ) from error
+    if not callable(found):
+        raise RewardFunctionError(f"rewards: {name} is a {type(found).__name__}, not a function")
+    return found
+
+
+def call_reward(
+    name: str,
+    function: Callable[..., Any],
+    rollouts: Sequence[Rollout],
+    texts: Sequence[str],
+    prompts: Sequence[PromptRow],
+) -> list[float]:
+    """As TRL calls it: conversations and answers as lists of messages, tokens, and the data's answer. None becomes NaN.
+
+    Raises:
+        RewardFunctionError: it raises, or does not return a number or None for each answer.
+    """
+    arguments: dict[str, Any] = {
+        "prompts": [orjson.loads(prompt.messages) for prompt in prompts],
+        "completions": [[{"role": "assistant", "content": text}] for text in texts],
+        "completion_ids": [list(rollout.answer_ids) for rollout in rollouts],
+        "answer": [prompt.answer for prompt in prompts],
+        "finished": [rollout.finished for rollout in rollouts],
+    }
+    accepted = inspect.signature(function).parameters
+    if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in accepted.values()):
+        arguments = {key: value for key, value in arguments.items() if key in accepted}
+    try:
+        said = list(function(**arguments))
+        numbers = [math.nan if value is None else float(value) for value in said]
+    except Exception as error:
+        raise RewardFunctionError(f"rewards: {name} failed: {type(error).__name__}: {error}") from error
+    if len(numbers) != len(rollouts):
+        raise RewardFunctionError(f"rewards: {name} returned {len(numbers)} numbers for {len(rollouts)} answers")
+    if any(math.isinf(number) for number in numbers):
+        raise RunFailed(f"rewards: {name} returned infinity; return None where there is nothing to say")
+    return numbers
