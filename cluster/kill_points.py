@@ -15,6 +15,8 @@ KILL_POINTS = (
     "inside_upload",
     "after_optimizer_step_before_checkpoint",
     "during_pruning",
+    "ppo_sampled",
+    "ppo_updated",
 )
 
 _reached: Counter[str] = Counter()

@@ -37,8 +37,8 @@ SAMPLE_SCHEMA = pa.schema(
 
 
 def file_of(asked: Asked) -> str:
-    """Steps are counted from 1 where people see them."""
-    return f"{'step' if asked.split == 'train' else 'heldout'}-{asked.step + 1:06d}.parquet"
+    """Steps are counted from 1 where people see them; held-out prompts are answered after `asked.step` of them."""
+    return f"step-{asked.step + 1:06d}.parquet" if asked.split == "train" else f"heldout-{asked.step:06d}.parquet"
 
 
 def write_samples(job: PpoJob, asked: Asked, experience: Experience) -> None:
@@ -50,7 +50,7 @@ def write_samples(job: PpoJob, asked: Asked, experience: Experience) -> None:
         if experience.reference:
             kl = float((experience.old[number].astype(np.float64) - experience.reference[number]).sum())
         rows.append({
-            "step": asked.step + 1, "prompt": rollout.prompt_id, "sample": rollout.sample, "version": rollout.version,
+            "step": asked.step + (asked.split == "train"), "prompt": rollout.prompt_id, "sample": rollout.sample, "version": rollout.version,
             "prompt_ids": rollout.prompt_ids, "answer_ids": rollout.answer_ids, "finished": rollout.finished,
             "score": experience.scores[number], "kl": kl, "sampler_logprobs": rollout.sampler_logprobs,
         })  # fmt: skip
