@@ -7,7 +7,7 @@ import sys
 import typer
 
 from configs.errors import Stopped, user_error_inside
-from jobs.cli import cluster, data, doctor, inspect, merging, run, serving
+from jobs.cli import cluster, data, doctor, inspect, merging, run, samples, serving
 
 app = typer.Typer(
     name="acclimate",
@@ -19,7 +19,7 @@ app = typer.Typer(
 )
 for verb in (
     run.plan, run.run, cluster.submit, cluster.status, cluster.logs, inspect.ls, cluster.stop, run.evaluate_models,
-    serving.serve, merging.merge, inspect.lineage, inspect.gc, inspect.schema, doctor.doctor,
+    serving.serve, merging.merge, samples.samples, inspect.lineage, inspect.gc, inspect.schema, doctor.doctor,
 ):  # fmt: skip
     app.command(name="eval" if verb is run.evaluate_models else None)(verb)
 app.add_typer(data.app)

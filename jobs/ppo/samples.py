@@ -1,12 +1,14 @@
 """Every answer of every step, as rows of Parquet: what was asked, answered and judged.
 
-    Experience --one file a step--> <artifact>/samples/step-000012.parquet --read_samples--> acclimate samples RUN --step 12
+    Experience --one file a step--> <artifact>/samples/step-000012.parquet ---> acclimate samples RUN --step 12
 
 They lie beside the attempts, because a run that was resumed has one series of steps; a step that is done again writes the same
 file again.
 """
 
+import functools
 import io
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cluster.lease import check_attempt
-from cluster.storage import Store
+from jobs.corpus.segments import load_tokenizer, read_tokenizer_files
 from jobs.ppo.experience import Experience
 from jobs.ppo.job import Asked, PpoJob
 
@@ -27,6 +29,8 @@ SAMPLE_SCHEMA = pa.schema(
         ("version", pa.int64()),
         ("prompt_ids", pa.list_(pa.int32())),
         ("answer_ids", pa.list_(pa.int32())),
+        ("question", pa.large_string()),
+        ("answer", pa.large_string()),
         ("finished", pa.bool_()),
         ("score", pa.float64()),
         ("kl", pa.float64()),
@@ -43,6 +47,7 @@ def file_of(asked: Asked) -> str:
 
 def write_samples(job: PpoJob, asked: Asked, experience: Experience) -> None:
     """Raises LeaseLost where this attempt is no longer the one that writes."""
+    decode = _decoder(job)
     rows: list[dict[str, Any]] = []
     for rollout in experience.rollouts(sorted(experience.answers)):
         number = experience.number(rollout)
@@ -50,8 +55,9 @@ def write_samples(job: PpoJob, asked: Asked, experience: Experience) -> None:
         if experience.reference:
             kl = float((experience.old[number].astype(np.float64) - experience.reference[number]).sum())
         rows.append({
-            "step": asked.step + (asked.split == "train"), "prompt": rollout.prompt_id, "sample": rollout.sample, "version": rollout.version,
-            "prompt_ids": rollout.prompt_ids, "answer_ids": rollout.answer_ids, "finished": rollout.finished,
+            "step": asked.step + (asked.split == "train"), "prompt": rollout.prompt_id, "sample": rollout.sample,
+            "version": rollout.version, "prompt_ids": rollout.prompt_ids, "answer_ids": rollout.answer_ids,
+            "question": decode(rollout.prompt_ids), "answer": decode(rollout.answer_ids), "finished": rollout.finished,
             "score": experience.scores[number], "kl": kl, "sampler_logprobs": rollout.sampler_logprobs,
         })  # fmt: skip
     sink = io.BytesIO()
@@ -60,11 +66,6 @@ def write_samples(job: PpoJob, asked: Asked, experience: Experience) -> None:
     job.artifact.write(f"{DIRECTORY}/{file_of(asked)}", sink.getvalue())
 
 
-def read_samples(artifact: Store, asked: Asked) -> pa.Table:
-    """Raises FileNotFoundError where the step has not been sampled."""
-    return pq.read_table(io.BytesIO(artifact.read(DIRECTORY, file_of(asked))))
-
-
-def sampled_steps(artifact: Store) -> list[str]:
-    """Names of the files there are."""
-    return artifact.names(DIRECTORY)
+def _decoder(job: PpoJob) -> Callable[[list[int]], str]:
+    tokenizer: Any = load_tokenizer(read_tokenizer_files(job.policy, job.trust_remote_code))
+    return functools.partial(tokenizer.decode, clean_up_tokenization_spaces=False)

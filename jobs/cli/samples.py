@@ -1,0 +1,90 @@
+"""`samples`: what a policy answered in a step of PPO, and how it was judged."""
+
+import json
+import re
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from configs.errors import UserError
+from jobs.cli.inspect import JsonOption
+from jobs.cli.places import StoreOption, open_for_looking
+
+STEP_FILE = re.compile(r"(step|heldout)-(\d+)\.parquet")
+SHOWN_CHARACTERS = 600
+
+
+class NoSamples(UserError):
+    """There is no such run or step."""
+
+
+def samples(
+    run: Annotated[str, typer.Argument(help="A run's id, or the name or key of a ppo artifact.")],
+    step: Annotated[int | None, typer.Option("--step", min=0, help="Default: the newest one.")] = None,
+    heldout: Annotated[bool, typer.Option("--heldout", help="Answers to held-out prompts after that step.")] = False,
+    rows: Annotated[int, typer.Option("--rows", min=1, help="How many, the best and the worst first.")] = 6,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what a policy answered in a step of PPO, with scores and KL."""
+    import io
+
+    import pyarrow.parquet as pq
+
+    directory = _artifact_directory(run, open_for_looking(store))
+    kind = "heldout" if heldout else "step"
+    found = [STEP_FILE.fullmatch(name) for name in directory.names("samples")]
+    steps = sorted(int(match[2]) for match in found if match is not None and match[1] == kind)
+    if not steps or (step is not None and step not in steps):
+        there = f"steps {steps[0]} to {steps[-1]}" if steps else "none yet"
+        raise NoSamples(f"{run} has no {'held-out ' if heldout else ''}samples of step {step}: there are {there}")
+    chosen = steps[-1] if step is None else step
+    table = pq.read_table(io.BytesIO(directory.read("samples", f"{kind}-{chosen:06d}.parquet")))
+    listed = sorted(table.to_pylist(), key=lambda row: -row["score"])
+    if as_json:
+        print(json.dumps({"step": chosen, "samples": listed}, ensure_ascii=False))  # noqa: T201 - data goes to stdout
+        return
+    _show(kind, chosen, listed, rows)
+
+
+def _show(kind: str, step: int, listed: list[dict[str, Any]], rows: int) -> None:
+    best = listed[: (rows + 1) // 2]
+    worst = listed[max(len(best), len(listed) - rows // 2) :]
+    table = Table(title=f"{kind} {step}: {len(listed)} answers, best and worst", show_lines=True)
+    for column in ("score", "KL", "tokens", "prompt", "answer"):
+        table.add_column(column, justify="right" if column in ("score", "KL", "tokens") else "left")
+    for row in [*best, *worst]:
+        kl = "" if row["kl"] is None else f"{row['kl']:.2f}"
+        ending = "" if row["finished"] else " [dim](cut off)[/dim]"
+        table.add_row(
+            f"{row['score']:.3f}", kl, str(len(row["answer_ids"])), escape(_short(row["question"])),
+            escape(_short(row["answer"])) + ending,
+        )  # fmt: skip
+    Console().print(table)
+
+
+def _short(text: str) -> str:
+    return (
+        text
+        if len(text) <= SHOWN_CHARACTERS
+        else f"{text[: SHOWN_CHARACTERS // 2]} ... {text[-SHOWN_CHARACTERS // 2 :]}"
+    )
+
+
+def _artifact_directory(run: str, store: Any) -> Any:
+    """Of the ppo stage of a run, finished or not. Raises NoSamples, ArtifactNotFound."""
+    from cluster.artifacts import artifact_directory, find_named
+    from cluster.runs import list_runs
+
+    planned = [status["planned"] for status in list_runs(store) if run in (status["run_id"], status["name"])]
+    for stages in reversed(planned):
+        keys = [directory.removeprefix("ppo-") for directory in stages.values() if directory.startswith("ppo-")]
+        if keys:
+            return artifact_directory(store, "ppo", keys[-1])
+    if planned:
+        raise NoSamples(f"{run} has no ppo stage; `acclimate ls` lists runs and artifacts")
+    artifact = find_named(store, run, ("ppo",))
+    return artifact_directory(store, "ppo", artifact.key)
