@@ -1,0 +1,74 @@
+"""Python functions as rewards: what they are given, and what is said where they go wrong."""
+
+import math
+from typing import Any
+
+import pytest
+
+from configs.errors import RunFailed
+from jobs.ppo.example_rewards import brevity
+from jobs.ppo.experience import combined
+from jobs.ppo.reward_functions import RewardFunctionError, call_reward, import_function
+from jobs.records import PromptRow, Rollout
+
+ROLLOUTS = [Rollout(0, sample, [1], [5, 2], [-1.0, -0.1], bool(sample), 0) for sample in range(2)]
+PROMPTS = [PromptRow([1], 44, '[{"role": "user", "content": "Why?"}]', "Because.")] * 2
+
+
+def call(function: Any) -> list[float]:
+    return call_reward("here:function", function, ROLLOUTS, ["So.", "Thus."], PROMPTS)
+
+
+def test_a_function_gets_what_trl_gives_and_the_datas_answer() -> None:
+    def all_of_it(prompts: Any, completions: Any, completion_ids: Any, answer: Any, **others: Any) -> list[Any]:
+        assert prompts == [[{"role": "user", "content": "Why?"}]] * 2
+        assert completions == [[{"role": "assistant", "content": text}] for text in ("So.", "Thus.")]
+        assert (completion_ids, answer, others) == ([[5, 2]] * 2, ["Because."] * 2, {"finished": [False, True]})
+        return [1, None]
+
+    first, second = call(all_of_it)
+    assert first == 1 and math.isnan(second)
+    assert call(lambda answer: [len(text) for text in answer]) == [8, 8]  # takes what it names
+
+
+@pytest.mark.parametrize(
+    ("function", "said"),
+    [
+        (lambda completions: [1.0], "returned 1 numbers for 2 answers"),
+        (lambda completions: ["good", "bad"], "could not convert string"),
+        (lambda completions: 1 / 0, "ZeroDivisionError"),
+        (lambda texts: [1.0, 2.0], "missing 1 required positional argument: 'texts'"),
+    ],
+)
+def test_what_a_function_does_wrong_is_said_by_its_name(function: Any, said: str) -> None:
+    with pytest.raises(RewardFunctionError, match=f"here:function.*{said}"):
+        call(function)
+
+
+def test_infinity_ends_a_run_and_not_a_policy() -> None:
+    with pytest.raises(RunFailed, match="infinity"):
+        call(lambda completions: [1.0, math.inf])
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("jobs.no_such_module:f", "No module named"),
+        ("jobs.ppo.example_rewards:no_such", "has no attribute"),
+        ("jobs.ppo.example_rewards:WANTED_WORDS", "is a int, not a function"),
+    ],
+)
+def test_a_function_that_is_not_there_is_found_before_anything_starts(name: str, said: str) -> None:
+    with pytest.raises(RewardFunctionError, match=said):
+        import_function(name)
+
+
+def test_sources_are_added_by_weight_and_one_without_opinion_adds_nothing() -> None:
+    assert combined([(2.0, {0: 1.0, 1: math.nan}), (-1.0, {0: 0.5, 1: 3.0})]) == {0: 1.5, 1: -3.0}
+    with pytest.raises(RunFailed, match="answer 1 has no reward"):
+        combined([(1.0, {0: 1.0, 1: math.nan})])
+
+
+def test_the_example_pays_for_two_short_finished_sentences() -> None:
+    said = [[{"role": "assistant", "content": "word " * count}] for count in (20, 10, 40, 20)]
+    assert brevity(said, [True, True, True, False]) == [1.0, 0.5, 0.0, 0.0]
