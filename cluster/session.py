@@ -39,6 +39,10 @@ host's outer address (ray/_private/services.py, resolve_ip_for_localhost), other
 CONNECT_TIMEOUT_S = 10.0
 """A head in another region answers within a second; ten leave room for a busy one."""
 
+START_TRIES = 4
+START_TIMEOUT_WORDS = "timed out during startup"
+"""Ray's limit of 30 s is a constant (ray/_private/node.py) and its error a bare Exception; a busy machine needs longer."""
+
 SUBMITTED_JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Ray sets it for the driver of a submitted job (ray/_private/runtime_env/constants.py), whose working directory and
 environment are already everywhere and must not be given twice."""
@@ -99,7 +103,7 @@ def _local(logical_cpus: int) -> Iterator[Session]:
     logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
     keep_logs = False
     try:
-        _initialise(
+        _start(
             address="local",
             num_cpus=logical_cpus,
             include_dashboard=False,
@@ -117,6 +121,22 @@ def _local(logical_cpus: int) -> Iterator[Session]:
         ray.shutdown()
         if not keep_logs:
             shutil.rmtree(directory, ignore_errors=True)  # a worker that is still ending may add a last line to its log
+
+
+def _start(**options: Any) -> None:
+    """`_initialise`, again where Ray gives its own processes up. Raises ClusterUnreachable."""
+    for left in reversed(range(START_TRIES)):
+        try:
+            return _initialise(**options)
+        except Exception as error:
+            if START_TIMEOUT_WORDS not in str(error):
+                raise
+            ray.shutdown()
+            if not left:
+                raise ClusterUnreachable(
+                    f"Ray's own processes did not start within 30 s, {START_TRIES} times: this machine is too busy "
+                    f"({os.getloadavg()[0]:.0f} processes want to run on {os.cpu_count()} cores). Run again when it is quieter."
+                ) from error
 
 
 def _initialise(**options: Any) -> None:

@@ -81,3 +81,18 @@ def test_versions_are_those_of_the_installed_packages() -> None:
     assert found["ray"] == ray.__version__
     assert found["torch"] == torch.__version__
     assert found["vllm"].startswith("0.29")
+
+
+def test_a_busy_machine_gets_more_than_rays_thirty_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray's own start cannot be slowed down from outside, so its failure is played."""
+    tries: list[int] = []
+
+    def times_out(**_: object) -> None:
+        tries.append(1)
+        raise Exception("The current node timed out during startup. This could happen because ...")  # noqa: TRY002 - Ray's
+
+    monkeypatch.setattr(ray, "init", times_out)
+    with pytest.raises(ClusterUnreachable, match=r"did not start within 30 s, 4 times: this machine is too busy"):  # noqa: SIM117
+        with connect(Cluster(logical_cpus=1)):
+            pass
+    assert len(tries) == 4
