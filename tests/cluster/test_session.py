@@ -89,7 +89,7 @@ def test_a_busy_machine_gets_more_than_rays_thirty_seconds(monkeypatch: pytest.M
 
     def times_out(**_: object) -> None:
         tries.append(1)
-        raise Exception("The current node timed out during startup. This could happen because ...")  # noqa: TRY002 - Ray's
+        raise Exception("The current node timed out during startup. This could happen because ...")
 
     monkeypatch.setattr(ray, "init", times_out)
     with pytest.raises(ClusterUnreachable, match=r"did not start within 30 s, 4 times: this machine is too busy"):  # noqa: SIM117
