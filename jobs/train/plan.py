@@ -7,7 +7,7 @@ There is no state to save: the order of epoch e is drawn from a generator keyed 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -112,15 +112,20 @@ def plan_step(table: RowTable, seed: int, step: int, count: int, world_size: int
     """Gives the rows of a step to ranks and micro-batches so that every rank has about the same number of tokens."""
     rows = rows_of_step(table, seed, step, count)
     tokens = {int(row): int(table.tokens[row]) for row in rows}
-    per_rank = [
-        _micro_batches(mine, tokens, micro_batch_tokens) for mine in _balance(rows.tolist(), tokens, world_size)
-    ]
-    rounds = max(len(batches) for batches in per_rank)
-    ranks = tuple(tuple(batches) + ((),) * (rounds - len(batches)) for batches in per_rank)
+    ranks = spread(rows.tolist(), tokens, world_size, micro_batch_tokens)
     return StepPlan(ranks, float(table.weight[rows].sum()), int(table.tokens[rows].sum()), len(rows))
 
 
-def _balance(rows: Sequence[int], tokens: dict[int, int], world_size: int) -> list[list[int]]:
+def spread(
+    rows: Sequence[int], tokens: Mapping[int, int], world_size: int, micro_batch_tokens: int
+) -> tuple[tuple[tuple[int, ...], ...], ...]:
+    """`ranks[r][m]`: rows for every rank and micro-batch, as many micro-batches on every rank, empty ones where needed."""
+    per_rank = [_micro_batches(mine, tokens, micro_batch_tokens) for mine in _balance(rows, tokens, world_size)]
+    rounds = max(len(batches) for batches in per_rank)
+    return tuple(tuple(batches) + ((),) * (rounds - len(batches)) for batches in per_rank)
+
+
+def _balance(rows: Sequence[int], tokens: Mapping[int, int], world_size: int) -> list[list[int]]:
     """Longest first, each to the rank with the fewest tokens so far (Graham's rule: at most 4/3 of the best split)."""
     ranks: list[list[int]] = [[] for _ in range(world_size)]
     load = [0] * world_size
@@ -131,7 +136,7 @@ def _balance(rows: Sequence[int], tokens: dict[int, int], world_size: int) -> li
     return ranks
 
 
-def _micro_batches(rows: Sequence[int], tokens: dict[int, int], limit: int) -> list[tuple[int, ...]]:
+def _micro_batches(rows: Sequence[int], tokens: Mapping[int, int], limit: int) -> list[tuple[int, ...]]:
     """First fit; a row longer than the limit travels alone."""
     batches: list[list[int]] = []
     loads: list[int] = []
