@@ -6,6 +6,7 @@ Answers to one prompt stay together: a rank computes their prompt once, and what
 has as many micro-batches as the others in every minibatch, because each is a round of collectives.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,7 +33,7 @@ class UpdatePlan:
 
 
 def plan_update(
-    tokens: dict[int, int], minibatches: int, ranks: int, micro_batch_tokens: int, seed: int, step: int
+    tokens: Mapping[int, int], minibatches: int, ranks: int, micro_batch_tokens: int, seed: int, step: int
 ) -> UpdatePlan:
     """Cuts the prompts of a step; a pure function of its arguments.
 

@@ -7,7 +7,7 @@ There is no state to save: the order of epoch e is drawn from a generator keyed 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -121,7 +121,7 @@ MicroBatch = tuple[int, ...]
 
 
 def share_out(
-    rows: Sequence[int], tokens: dict[int, int], ranks: int, micro_batch_tokens: int
+    rows: Sequence[int], tokens: Mapping[int, int], ranks: int, micro_batch_tokens: int
 ) -> tuple[tuple[MicroBatch, ...], ...]:
     """Rows -> for each rank its micro-batches, as many as every other rank has: each is a round of collectives."""
     per_rank = [_micro_batches(mine, tokens, micro_batch_tokens) for mine in _balance(rows, tokens, ranks)]
@@ -129,7 +129,7 @@ def share_out(
     return tuple(tuple(batches) + ((),) * (rounds - len(batches)) for batches in per_rank)
 
 
-def _balance(rows: Sequence[int], tokens: dict[int, int], world_size: int) -> list[list[int]]:
+def _balance(rows: Sequence[int], tokens: Mapping[int, int], world_size: int) -> list[list[int]]:
     """Longest first, each to the rank with the fewest tokens so far (Graham's rule: at most 4/3 of the best split)."""
     ranks: list[list[int]] = [[] for _ in range(world_size)]
     load = [0] * world_size
@@ -140,7 +140,7 @@ def _balance(rows: Sequence[int], tokens: dict[int, int], world_size: int) -> li
     return ranks
 
 
-def _micro_batches(rows: Sequence[int], tokens: dict[int, int], limit: int) -> list[tuple[int, ...]]:
+def _micro_batches(rows: Sequence[int], tokens: Mapping[int, int], limit: int) -> list[tuple[int, ...]]:
     """First fit; a row longer than the limit travels alone."""
     batches: list[list[int]] = []
     loads: list[int] = []

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -37,6 +37,7 @@ def numpy_gae(rewards: np.ndarray, values: np.ndarray, gamma: float, lam: float)
     return np.array(advantages_reversed[::-1])
 
 
+@settings(deadline=None)  # a busy machine is no error
 @given(
     st.lists(st.lists(st.tuples(NUMBERS, NUMBERS), min_size=1, max_size=9), min_size=1, max_size=5),
     st.floats(0.1, 1),
@@ -100,6 +101,7 @@ def test_the_rloo_gradient_is_unbiased_and_that_of_its_mean_baseline_is_not() ->
     torch.testing.assert_close(shrunk, exact * 2 / 3, rtol=0, atol=1e-12)  # (n - 1) / n, as Dr. GRPO says
 
 
+@settings(deadline=None)  # a busy machine is no error
 @given(st.lists(NUMBERS, min_size=2, max_size=40), st.integers(1, 39))
 def test_whitening_sees_the_whole_batch_whoever_holds_it(numbers: list[float], cut: int) -> None:
     values_W = torch.tensor(numbers, dtype=torch.float64)
@@ -115,6 +117,7 @@ def test_whitening_sees_the_whole_batch_whoever_holds_it(numbers: list[float], c
         assert float(together.square().mean()) == pytest.approx(1, abs=2e-4)
 
 
+@settings(deadline=None)  # a busy machine is no error
 @given(st.lists(NUMBERS, min_size=2, max_size=20, unique=True), st.floats(-50, 50), st.floats(0.5, 20))
 def test_whitening_forgets_level_and_size(numbers: list[float], shift: float, size: float) -> None:
     values_W = torch.tensor(numbers, dtype=torch.float64)

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from hypothesis import given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -68,6 +69,7 @@ def test_tokens_or_answers_count_the_same() -> None:
         assert float(done.loss) == pytest.approx(expected)
 
 
+@hypothesis_settings(deadline=None)  # a busy machine is no error
 @given(st.lists(st.integers(1, 6), min_size=1, max_size=6), st.sampled_from(["token", "sequence"]))
 def test_shares_sum_to_one_however_the_answers_are_cut_up(lengths: list[int], aggregation) -> None:
     totals = Totals(len(lengths), sum(lengths))

@@ -4,7 +4,7 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from configs.schema.ppo import Rewards
@@ -40,6 +40,7 @@ def test_shaping_normalises_then_clips_then_takes_the_penalty() -> None:
     torch.testing.assert_close(plain, torch.tensor([1.0, 1.5, 8.5]))
 
 
+@settings(deadline=None)  # a busy machine is no error
 @given(st.lists(SCORES, min_size=1, max_size=6))
 def test_the_running_scale_is_that_of_all_scores(batches: list[list[float]]) -> None:
     scale = RunningScale()

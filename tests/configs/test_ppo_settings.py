@@ -1,0 +1,37 @@
+"""Settings of PPO that do not fit together are answered with what is wrong and what to set."""
+
+import pytest
+from pydantic import ValidationError
+
+from configs.schema.ppo import PpoAlgorithm
+
+
+def test_defaults_fit_together() -> None:
+    settings = PpoAlgorithm()
+    assert settings.whitens and settings.answers_per_step == 64 and settings.kl.estimator == "k1"
+    assert PpoAlgorithm.model_validate(settings.model_dump()) == settings
+
+
+def test_groups_are_not_whitened_unless_asked() -> None:
+    assert not PpoAlgorithm(estimator="grpo", answers_per_prompt=4).whitens
+    assert PpoAlgorithm(estimator="rloo", answers_per_prompt=4, whiten=True).whitens
+    assert not PpoAlgorithm(whiten=False).whitens
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"estimator": "grpo"}, r"grpo compares the answers to a prompt, and answers_per_prompt is 1; set 2 or more"),
+        ({"estimator": "rloo", "answers_per_prompt": 4, "critic_warmup_steps": 5}, r"estimator rloo has no critic; set it to 0"),
+        ({"prompts_per_step": 10, "minibatches": 4}, r"minibatches \(4\) must divide the answers of a step: .* = 10"),
+        ({"kl": {"where": "loss"}}, r"k1 in the loss has a gradient of mean 0, .*; set k2 or k3_straight"),
+        ({"kl": {"estimator": "k3"}}, r"kl.estimator k3 in the reward pulls to something else .*; set estimator: k1"),
+        ({"kl": {"where": "none", "adaptive": {"unit": "nats_per_token", "target": 0.1}}}, r"nothing to adapt with where: none"),
+        ({"kl": {"adaptive": {"target": 6}}}, r"unit\n  Field required"),
+        ({"clip": 1.0}, "less than 1"),
+        ({"importance_cap": 0.5}, "greater than or equal to 1"),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_is_refused(values: dict, message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        PpoAlgorithm.model_validate(values)
