@@ -157,7 +157,7 @@ def digest(manifest: Manifest, index: int, data: np.ndarray) -> str:
     of a cluster can change the code as well. 10 GB/s; sha256 takes a tenth of that here (tests/benchmarks/weight_sync.py).
     """
     state = xxhash.xxh3_128(repr((manifest.version, index, manifest.buckets[index])).encode())
-    state.update(data)
+    state.update(data.data)
     return state.hexdigest()
 
 

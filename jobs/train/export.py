@@ -47,7 +47,7 @@ def export_model(
 ) -> None:
     """Writes weights in the types they were `stored` in, and copies the companions of `source`; all ranks call it."""
     places = {name: (rows.full_shape, stored[name].dtype) for name, rows in sharded.rows.items()}
-    write_tensors(places, lambda name: _gather(sharded, sharded.rows[name], stored[name].dtype), output)
+    write_tensors(places, lambda name: gather_whole(sharded, sharded.rows[name], stored[name].dtype), output)
     if is_first_rank():
         copy_companions(source, output)
 
@@ -77,11 +77,36 @@ def write_tensors(places: Places, gather: Callable[[str], Tensor | None], output
         output.write_json("model.safetensors.index.json", _index(files, places))
 
 
+def gather_whole(sharded: ShardedModel | WholeModel, rows: LocalRows | WholeRows, dtype: torch.dtype) -> Tensor | None:
+    """The whole tensor on rank 0, on the CPU; None elsewhere. All ranks call it, the replica of rank 0 takes part.
+
+    Args:
+        dtype: cast to before it travels. Where rank 0 has it whole in that type already, it is the trained tensor itself.
+    """
+    shard_mesh = sharded.mesh["shard"]
+    if sharded.mesh["replicate"].get_local_rank() != 0:
+        return None
+    own = rows.values.to(device_of(sharded.mesh), dtype)
+    shards = shard_mesh.size()
+    if shards == 1:
+        return own.cpu()
+    most = -(-rows.full_shape[0] // shards)
+    padded = own.new_zeros((most, *rows.full_shape[1:]))
+    padded[: rows.rows] = own
+    # As bytes: not every backend gathers every type.
+    mine = padded.view(torch.uint8)
+    parts = [torch.empty_like(mine) for _ in range(shards)] if is_first_rank() else None
+    dist.gather(mine, parts, group=shard_mesh.get_group(), group_dst=0)
+    if parts is None:
+        return None
+    return torch.cat(parts).view(dtype)[: rows.full_shape[0]].cpu()
+
+
 def gather_on_first_rank(
     sharded: ShardedModel | WholeModel, chosen: Mapping[str, LocalRows | WholeRows]
 ) -> dict[str, Tensor]:
     """Some tensors whole, in the type they are trained in, on the CPU of the first rank; nothing elsewhere."""
-    whole = {name: _gather(sharded, rows, rows.values.dtype) for name, rows in chosen.items()}
+    whole = {name: gather_whole(sharded, rows, rows.values.dtype) for name, rows in chosen.items()}
     return {name: tensor for name, tensor in whole.items() if tensor is not None}
 
 
@@ -111,27 +136,6 @@ def plan_files(tensors: Places, most: int = FILE_BYTES) -> dict[str, list[str]]:
 def is_first_rank() -> bool:
     """Which writes; alone where there is no group."""
     return not dist.is_initialized() or dist.get_rank() == 0
-
-
-def _gather(sharded: ShardedModel | WholeModel, rows: LocalRows | WholeRows, dtype: torch.dtype) -> Tensor | None:
-    """The whole tensor on rank 0, on the CPU; None elsewhere. Only the replica of rank 0 takes part."""
-    shard_mesh = sharded.mesh["shard"]
-    if sharded.mesh["replicate"].get_local_rank() != 0:
-        return None
-    own = rows.values.to(device_of(sharded.mesh), dtype)
-    shards = shard_mesh.size()
-    if shards == 1:
-        return own.cpu()
-    most = -(-rows.full_shape[0] // shards)
-    padded = own.new_zeros((most, *rows.full_shape[1:]))
-    padded[: rows.rows] = own
-    # As bytes: not every backend gathers every type.
-    mine = padded.view(torch.uint8)
-    parts = [torch.empty_like(mine) for _ in range(shards)] if is_first_rank() else None
-    dist.gather(mine, parts, group=shard_mesh.get_group(), group_dst=0)
-    if parts is None:
-        return None
-    return torch.cat(parts).view(dtype)[: rows.full_shape[0]].cpu()
 
 
 def _header(tensors: Places) -> bytes:

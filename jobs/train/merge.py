@@ -8,6 +8,7 @@ At most one tensor of the base is in memory.
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -33,6 +34,8 @@ from jobs.train.adapters import (
 from jobs.train.export import copy_companions, is_first_rank, write_tensors
 from jobs.train.nf4 import rounded
 from jobs.train.weights import StoredTensor, list_tensors, read_rows
+
+Named = TypeVar("Named")
 
 DECODER_LAYERS = "model.layers."
 """Where the linear layers are that a 4-bit base has in 4 bits: every matrix there is one."""
@@ -78,7 +81,7 @@ def export_merged(trained: Mapping[str, Tensor], lora: Lora, base: Store, output
     if not is_first_rank():
         return
     stored = list_tensors(base)
-    parts, replaced = _by_weight(trained)
+    parts, replaced = parts_by_weight(trained)
     if HEAD not in stored:
         replaced.pop(HEAD, None)  # the embedding's copy in PEFT's files
     unknown = sorted({*parts} - {*stored})
@@ -106,6 +109,23 @@ def export_merged(trained: Mapping[str, Tensor], lora: Lora, base: Store, output
     copy_companions(base, output)
 
 
+def parts_by_weight(trained: Mapping[str, Named]) -> tuple[dict[str, dict[str, Named]], dict[str, Named]]:
+    """(parts of the adapters by the stored name of their weight, what is trained whole by stored name).
+
+    Args:
+        trained: anything by parameter name.
+    """
+    parts: dict[str, dict[str, Named]] = {}
+    replaced: dict[str, Named] = {}
+    for name, value in trained.items():
+        found = LORA_PART.match(name)
+        if found is None:
+            replaced[checkpoint_name(name)] = value
+        else:
+            parts.setdefault(f"{checkpoint_name(found['module'])}.weight", {})[found["part"]] = value
+    return parts, replaced
+
+
 def write_reward_config(output: Store) -> None:
     """Makes config.json name the class that reads the scoring head; on the first rank."""
     if not is_first_rank():
@@ -116,19 +136,6 @@ def write_reward_config(output: Store) -> None:
     ]
     config["id2label"], config["label2id"] = {"0": "LABEL_0"}, {"LABEL_0": 0}
     output.write_json("config.json", config)
-
-
-def _by_weight(trained: Mapping[str, Tensor]) -> tuple[dict[str, dict[str, Tensor]], dict[str, Tensor]]:
-    """(parts of the adapter by the stored name of their weight, tensors trained whole by stored name)."""
-    parts: dict[str, dict[str, Tensor]] = {}
-    replaced: dict[str, Tensor] = {}
-    for name, tensor in trained.items():
-        found = LORA_PART.match(name)
-        if found is None:
-            replaced[checkpoint_name(name)] = tensor
-        else:
-            parts.setdefault(f"{checkpoint_name(found['module'])}.weight", {})[found["part"]] = tensor
-    return parts, replaced
 
 
 def _read(base: Store, stored: StoredTensor) -> Tensor:
