@@ -107,3 +107,36 @@ class Rollout:
     """Ended by an end token, not by the length limit."""
     version: int
     """Of the policy weights that sampled it."""
+
+
+@dataclass(frozen=True, slots=True)
+class PromptRequest:
+    """A prompt and how many answers are sampled to it: one for each seed.
+
+    Example:
+        PromptRequest(prompt_id=17, prompt_ids=[5, 9], seeds=[8812, 1405])
+    """
+
+    prompt_id: int
+    """Of the rollouts that come back; no other request of the same batch has it."""
+    prompt_ids: list[int]
+    """(P,) tokens of the rendered prompt, at least one."""
+    seeds: list[int]
+    """(G,) of the sampler, one an answer, from 0 to 2**63 - 1: a function of (run, step, prompt, sample), so that a step that
+    is done again samples the same."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How answers are sampled. There is no top-p and no top-k: what a policy learns from is drawn from the whole of it.
+
+    Example:
+        Sampling(temperature=0.7, max_new_tokens=256, end_ids=(2,))
+    """
+
+    temperature: float
+    """By which logits are divided; above 0."""
+    max_new_tokens: int
+    """Of an answer, its end token among them."""
+    end_ids: tuple[int, ...]
+    """Tokens of which each ends an answer and belongs to it."""

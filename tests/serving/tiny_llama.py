@@ -15,7 +15,7 @@ HEAD_DIM = 64
 """The smallest vLLM's CPU attention takes together with its default block size."""
 
 
-def write_tiny_llama(directory: Path, seed: int = 0) -> None:
+def write_tiny_llama(directory: Path, seed: int = 0, tied: bool = True) -> None:
     """Writes config, safetensors, tokenizer and chat template; the weights are a function of `seed`."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -32,7 +32,7 @@ def write_tiny_llama(directory: Path, seed: int = 0) -> None:
     config = LlamaConfig(
         vocab_size=len(fast), hidden_size=2 * HEAD_DIM, intermediate_size=256, num_hidden_layers=2,
         num_attention_heads=2, num_key_value_heads=1, head_dim=HEAD_DIM, max_position_embeddings=512,
-        bos_token_id=None, eos_token_id=fast.eos_token_id, tie_word_embeddings=True, initializer_range=0.3,
+        bos_token_id=None, eos_token_id=fast.eos_token_id, tie_word_embeddings=tied, initializer_range=0.3,
     )  # fmt: skip
     model = LlamaForCausalLM(config)
     model.generation_config.pad_token_id = fast.pad_token_id
