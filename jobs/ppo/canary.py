@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from cluster.weights import LAYER, WeightSyncFailed
+from jobs.train.weights import EMBEDDING, HEAD
 
 PROBE_TOKENS = 64
 """One sequence; a change that these do not show would be no change of a layer."""
@@ -24,7 +25,6 @@ NOISE = 0.5
 NOISE_ON_ZEROS = 0.1
 VISIBLE_NATS, RESTORED_NATS = 1e-3, 1e-5
 """Of the most changed token. The same weights give the same bits in one engine; noise gives tenths of a nat."""
-EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 
 @dataclass(frozen=True)

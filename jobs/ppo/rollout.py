@@ -71,7 +71,7 @@ class RolloutEngine:
             ValueError: a request that can never be answered: too long, empty, or an id that occurs twice.
         """
         self._require_ready()
-        _check_requests(requests, sampling, self.spec.max_model_len)
+        _check_requests(requests, sampling, self.spec.max_model_len, self._engine.vocabulary)
         self._engine.forget_prefixes()
         self._generating = True
         try:
@@ -82,12 +82,16 @@ class RolloutEngine:
                 for sample, seed in enumerate(request.seeds):
                     self._engine.add(f"{number}/{sample}", request.prompt_ids, seed, sampling)
             while self._engine.waiting:
-                for answer in self._engine.step():
+                for answer in self._step():
                     number, sample = map(int, answer.request.split("/"))
                     answers[number][sample] = answer
                     missing[number] -= 1
                     if missing[number] == 0:
                         yield _rollouts(requests[number], answers.pop(number), self.version)
+            if answers:
+                raise EngineNotReady(
+                    f"{len(answers)} prompts were dropped: the sampler was reloaded while it generated"
+                )
         finally:
             self._engine.abort()
             self._generating = False
@@ -167,6 +171,7 @@ class RolloutEngine:
         """
         with self._dirty_where_it_fails("reloading the model directory"):
             self.state, self._receipt = State.UPDATING, None
+            self._engine.abort()
             self._engine.abandon_update()
             _require_all(self._engine.load([*self._engine.shapes], {}), self._version_on_disk)
             self._check_canary()
@@ -175,6 +180,14 @@ class RolloutEngine:
     def close(self) -> None:
         """Ends the engine."""
         self._engine.close()
+
+    def _step(self) -> list[Finished]:
+        """A pass of the engine. What vLLM raises in it leaves its books in no known state."""
+        try:
+            return self._engine.step()
+        except BaseException as error:
+            self.state, self.reason = State.DIRTY, f"sampling failed: {type(error).__name__}: {error}"
+            raise
 
     def _check_canary(self) -> None:
         with self._dirty_where_it_fails("the canary"):
@@ -229,7 +242,7 @@ def _rollouts(request: PromptRequest, answers: list[Finished | None], version: i
     return rollouts
 
 
-def _check_requests(requests: Sequence[PromptRequest], sampling: Sampling, max_model_len: int) -> None:
+def _check_requests(requests: Sequence[PromptRequest], sampling: Sampling, max_model_len: int, vocabulary: int) -> None:
     ids = {request.prompt_id for request in requests}
     if len(ids) < len(requests):
         raise ValueError(f"{len(requests)} requests have {len(ids)} prompt ids; every prompt needs its own")
@@ -241,4 +254,11 @@ def _check_requests(requests: Sequence[PromptRequest], sampling: Sampling, max_m
             raise ValueError(
                 f"prompt {request.prompt_id} has {len(request.prompt_ids)} tokens and {len(request.seeds)} seeds; with up to "
                 f"{sampling.max_new_tokens} new tokens it must fit in max_model_len = {max_model_len}"
+            )
+        if (
+            not 0 <= min(request.prompt_ids) <= max(request.prompt_ids) < vocabulary
+        ):  # vLLM would read what pads the rows
+            raise ValueError(
+                f"prompt {request.prompt_id} has token {max(request.prompt_ids)}, the model has {vocabulary}: was it rendered "
+                "with another model's tokenizer?"
             )

@@ -32,6 +32,8 @@ logging.getLogger("vllm.model_executor.model_loader.reload.layerwise").setLevel(
 BACKEND = "acclimate_buckets"
 """Under which vLLM knows the engine."""
 EXTENSION = "jobs.ppo.transfer.WorkerExtension"
+FETCH_TIMEOUT_S = 300.0
+"""For one bucket: 256 MiB take 2 s at 1 Gbit/s. A network that needs more than 100 times that is down."""
 
 
 @dataclass
@@ -73,7 +75,7 @@ class BucketTransfer(WeightTransferEngine[BucketInit, BucketUpdate]):
         """Checks a bucket and loads it. Raises WeightSyncFailed; then the model is neither old nor new."""
         data = update_info.bucket.data
         if isinstance(data, ray.ObjectRef):
-            data = ray.get(data)
+            data = ray.get(data, timeout=FETCH_TIMEOUT_S)
         tensors = open_bucket(update_info.manifest, update_info.bucket, data)
         loaded = cast(Any, self.model).load_weights(iter(tensors.items()))
         assert loaded is not None, f"{type(self.model).__name__}.load_weights does not say what it has loaded"

@@ -20,13 +20,12 @@ from cluster.mirror import mirror, model_content
 from cluster.storage import Store, open_store
 from cluster.weights import Bucket, Manifest, WireTensor, pack_bucket, plan_buckets
 from jobs.records import Sampling
-from jobs.train.weights import StoredTensor, list_tensors, read_rows
+from jobs.train.weights import EMBEDDING, HEAD, StoredTensor, list_tensors, read_rows
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 """vLLM's names of the types it computes in."""
 IGNORED = re.compile(r"rotary_emb\.inv_freq$")
 """Buffers that old checkpoints carry; nobody loads them."""
-HEAD = "lm_head.weight"
 
 
 @dataclass(frozen=True)
@@ -92,6 +91,11 @@ class VllmEngine:
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """By name in the checkpoint; a head tied to the embedding is not among them."""
         return {name: stored.shape for name, stored in self.tensors.items()}
+
+    @property
+    def vocabulary(self) -> int:
+        """Rows of the embedding."""
+        return self.tensors[EMBEDDING].shape[0]
 
     def read(self, name: str) -> Tensor:
         """A tensor of the model directory, in the type of the sampler."""

@@ -33,9 +33,6 @@ MAGNITUDE = f".lora_magnitude_vector.{ADAPTER}.weight"
 WRAPPERS = (".base_layer", ".original_module", f".modules_to_save.{ADAPTER}")
 
 
-HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
-
-
 class AdapterError(UserError, ValueError):
     """The adapters do not fit the model; the message says which key, and how to mend it."""
 

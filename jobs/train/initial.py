@@ -15,8 +15,6 @@ from torch import Tensor, nn
 from cluster.storage import Store
 from configs.schema.objectives import Lora
 from jobs.train.adapters import (
-    EMBEDDING,
-    HEAD,
     LORA_PART,
     MAGNITUDE,
     PEFT_PREFIX,
@@ -31,7 +29,7 @@ from jobs.train.fsdp import LocalRows
 from jobs.train.model import Head
 from jobs.train.nf4 import nf4_layers
 from jobs.train.one_rank import WholeRows
-from jobs.train.weights import StoredTensor, check_tensors, list_tensors, read_rows
+from jobs.train.weights import EMBEDDING, HEAD, StoredTensor, check_tensors, list_tensors, read_rows
 
 ALWAYS_IGNORABLE = (r"rotary_emb\.inv_freq$",)
 """Buffers that old checkpoints carry; they are computed from the config."""

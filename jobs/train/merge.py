@@ -20,8 +20,6 @@ from jobs.train.adapters import (
     ADAPTER_CONFIG,
     ADAPTER_FILE,
     BASE_FILE,
-    EMBEDDING,
-    HEAD,
     LORA_PART,
     PEFT_PREFIX,
     AdapterError,
@@ -33,7 +31,9 @@ from jobs.train.adapters import (
 )
 from jobs.train.export import copy_companions, is_first_rank, write_tensors
 from jobs.train.nf4 import rounded
-from jobs.train.weights import StoredTensor, list_tensors, read_rows
+from jobs.train.weights import EMBEDDING, HEAD, StoredTensor, list_tensors, read_rows
+
+Named = TypeVar("Named")
 
 Named = TypeVar("Named")
 

@@ -31,6 +31,9 @@ DTYPES = {
 }
 """Safetensors' names of the types that weights are trained from."""
 
+HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
+"""Their names in every model that is trained here; a tied head is not stored."""
+
 INDEX = "model.safetensors.index.json"
 PICKLES = re.compile(r".*\.(bin|pt|pth)")
 

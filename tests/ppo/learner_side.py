@@ -18,7 +18,8 @@ from jobs.train.fsdp import Precision, build_mesh
 from jobs.train.learner import Learner, LearnerSpec
 from jobs.train.objectives.lm import next_token_loss
 
-VOCABULARY = 320
+VOCABULARY = 310
+"""Of the tiny Llama: its few sentences give no more tokens."""
 SEQUENCE, SEQUENCES = 65, 33
 assert (SEQUENCE - 1) * SEQUENCES >= LEAST_TOKENS
 SMALL_BUCKETS = 1 << 18
@@ -40,7 +41,7 @@ class Sent:
         return replace(self, probe=replace(self.probe, old_logprobs_N=self.probe.new_logprobs_N))
 
 
-def probe_sequences(vocabulary: int = VOCABULARY) -> tuple[tuple[int, ...], ...]:
+def probe_sequences(vocabulary: int) -> tuple[tuple[int, ...], ...]:
     ids_NT = torch.randint(vocabulary, (SEQUENCES, SEQUENCE), generator=torch.Generator().manual_seed(7))
     return tuple(tuple(row) for row in ids_NT.tolist())
 
@@ -82,18 +83,23 @@ def train(
     return sent
 
 
-def send_untrained(directory: str, lora: Lora | None, output: str) -> tuple[Manifest, list[Bucket]]:
-    """Version 1 without a step, its adapters filled by their names so that they change the weights; and its export."""
+def send_untrained(directory: str, variants: dict[str, Lora | None]) -> dict[str, tuple[Manifest, list[Bucket]]]:
+    """Version 1 of each variant without a step, adapters filled so that they change the weights; exported below `directory`.
+
+    The base model is `directory`/base.
+    """
     mesh = build_mesh(torch.distributed.get_world_size())
-    learner = Learner(LearnerSpec(open_store(directory), "fp32", Optimizer(), seed=3, lora=lora), mesh)
-    learner.load()
-    for name, rows in learner.sharded.rows.items():
-        if ".lora_B." in name:
-            generator = torch.Generator().manual_seed(len(name))
-            whole = 0.3 * torch.randn(rows.full_shape, generator=generator)
-            rows.values.copy_(whole[rows.first_row : rows.first_row + rows.rows])
-    learner.sharded.rows_changed()
-    manifest = announce_weights(learner, 1, torch.float32, SMALL_BUCKETS)
-    buckets = list(weight_buckets(learner, manifest))
-    learner.export(open_store(output))
-    return manifest, buckets
+    sent: dict[str, tuple[Manifest, list[Bucket]]] = {}
+    for variant, lora in variants.items():
+        spec = LearnerSpec(open_store(f"{directory}/base"), "fp32", Optimizer(), seed=3, lora=lora)
+        learner = Learner(spec, mesh)
+        learner.load()
+        for name, rows in learner.sharded.rows.items():
+            if ".lora_B." in name:
+                whole = 0.3 * torch.randn(rows.full_shape, generator=torch.Generator().manual_seed(len(name)))
+                rows.values.copy_(whole[rows.first_row : rows.first_row + rows.rows])
+        learner.sharded.rows_changed()
+        manifest = announce_weights(learner, 1, torch.float32, SMALL_BUCKETS)
+        sent[variant] = manifest, list(weight_buckets(learner, manifest))
+        learner.export(open_store(f"{directory}/{variant}"))
+    return sent

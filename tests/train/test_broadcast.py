@@ -21,32 +21,43 @@ VARIANTS = {
 }
 
 
-@pytest.mark.parametrize("family", ["llama", "llama_untied"])
+FAMILIES = ("llama", "llama_untied")
+
+
+@pytest.fixture(scope="module")
+def sent(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, dict[str, tuple[Manifest, list[Bucket]]]]]:
+    """By family: the directory of base and exports, and what one rank sends of every variant."""
+    by_family = {}
+    for family in FAMILIES:
+        directory = tmp_path_factory.mktemp(family)
+        save_tiny_model(directory / "base", family)
+        by_family[family] = directory, run_ranks(1, send_untrained, str(directory), VARIANTS)[0]
+    return by_family
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_buckets_hold_what_would_be_exported(tmp_path: Path, family: str, variant: str) -> None:
-    base = save_tiny_model(tmp_path / "base", family)
-    output = tmp_path / "exported"
-    sent: tuple[Manifest, list[Bucket]]
-    [sent] = run_ranks(1, send_untrained, str(base), VARIANTS[variant], str(output))
-    manifest, buckets = sent
+def test_buckets_hold_what_would_be_exported(sent: dict, family: str, variant: str) -> None:
+    directory, of_variants = sent[family]
+    manifest, buckets = of_variants[variant]
     came: dict[str, torch.Tensor] = {}
     for bucket in buckets:
         came |= open_bucket(manifest, bucket, bucket.data)
-    exported = load_file(output / "model.safetensors")
+    exported = load_file(directory / variant / "model.safetensors")
     assert came.keys() == exported.keys()
     for name, tensor in exported.items():
         assert torch.equal(came[name], tensor), name
-    if variant != "whole":
-        start = load_file(base / "model.safetensors")
-        assert not torch.equal(came["model.layers.0.self_attn.q_proj.weight"], start["model.layers.0.self_attn.q_proj.weight"])  # fmt: skip
+    start = load_file(directory / "base" / "model.safetensors")
+    adapted = "model.layers.0.self_attn.q_proj.weight"
+    assert torch.equal(came[adapted], start[adapted]) == (variant == "whole")
 
 
 @pytest.mark.cluster
-@pytest.mark.parametrize("variant", ["whole", "lora", "nf4"])
-def test_two_ranks_send_the_bits_of_one(tmp_path: Path, variant: str) -> None:
-    base = save_tiny_model(tmp_path / "base", "llama_untied")
-    [one] = run_ranks(1, send_untrained, str(base), VARIANTS[variant], str(tmp_path / "one"))
-    first, second = run_ranks(2, send_untrained, str(base), VARIANTS[variant], str(tmp_path / "two"))
-    assert first[0] == one[0] == second[0], "every rank announces the same"
-    assert [bucket.digest for bucket in first[1]] == [bucket.digest for bucket in one[1]]
-    assert second[1] == [], "only the first rank sends"
+def test_two_ranks_send_the_bits_of_one(sent: dict, tmp_path: Path) -> None:
+    _, one = sent["llama_untied"]
+    save_tiny_model(tmp_path / "base", "llama_untied")
+    first, second = run_ranks(2, send_untrained, str(tmp_path), VARIANTS)
+    for variant, (manifest, buckets) in one.items():
+        assert first[variant][0] == manifest == second[variant][0], "every rank announces the same"
+        assert [bucket.digest for bucket in first[variant][1]] == [bucket.digest for bucket in buckets]
+        assert second[variant][1] == [], "only the first rank sends"
