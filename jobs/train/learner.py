@@ -24,8 +24,9 @@ from configs.schema.training import Optimizer
 from jobs.train.batch import PackedBatch
 from jobs.train.export import export_model, gather_on_first_rank
 from jobs.train.fsdp import COMPUTE_TYPES, LocalRows, Precision, ShardedModel, device_of, shard_model
+from jobs.train.families import brings_own_code
 from jobs.train.initial import set_initial, set_quantised, set_trained_before, trained_before, where_from
-from jobs.train.kernels import Kernels, use_liger
+from jobs.train.kernels import Kernels, use_kernels
 from jobs.train.merge import export_merged, write_adapters, write_reward_config
 from jobs.train.model import Head, build_on_meta, read_config
 from jobs.train.nf4 import nf4_shapes
@@ -58,6 +59,7 @@ class LearnerSpec:
     kernels: Kernels = "torch"
     trust_remote_code: bool = False
     head: Head = "logprobs"
+    compile: bool = False
     """scores, values: a new head of one row where the model directory has none, drawn from `seed` for scores and 0 for
     values. A critic may so start from a reward model."""
     seed: int = 0
@@ -103,8 +105,7 @@ class Learner:
                 parameter.data = parameter.data.to(COMPUTE_TYPES[spec.precision])
         if spec.activation_checkpointing:
             module.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        if spec.kernels == "liger":
-            use_liger(module, self.device)
+        use_kernels(module, self.device, spec.kernels, spec.compile)
         self.sharded: ShardedModel | WholeModel = shard_model(module.train(), mesh, spec.precision, spec.cpu_offload)
         self._moments: AdamW | None = None
 
@@ -201,7 +202,7 @@ class Learner:
         over_ranks = reduced(sums, squares, [not finite, stop, checkpoint])
         broken_ranks, stopping, saving = over_ranks.flags
         if broken_ranks:
-            self.zero_gradients()
+            self.sharded.forget_gradients()
             raise NonFiniteLoss(
                 f"loss {over_ranks.loss}, squared gradient norm {over_ranks.squares}: not finite on {broken_ranks} of "
                 f"{dist.get_world_size()} ranks. The weights are unchanged; lower the learning rate or look at this batch."
@@ -212,14 +213,10 @@ class Learner:
                 gradient.mul_(optimizer.settings.clip_norm / norm)
         optimizer.step(self._values(), gradients, learning_rate)
         self.sharded.rows_changed()
-        self.zero_gradients()
+        self.sharded.forget_gradients()
         return StepMetrics(
             over_ranks.loss, norm, over_ranks.metrics, stopping > 0, saving > 0, over_ranks.peak_rss_bytes
         )
-
-    def zero_gradients(self) -> None:
-        """Forgets the gradient of this step."""
-        self.sharded.forget_gradients()
 
     def state(self) -> dict[str, Tensor]:
         """This rank's rows of the training state as views: param/NAME (fp32), steps_done, and AdamW.moments.
@@ -266,7 +263,7 @@ class Learner:
         if self.spec.lora is None:
             export_model(self.sharded, self.stored, self.spec.model, output)
         else:
-            export_merged(self._trained_on_first_rank(), self.spec.lora, self.spec.model, output)
+            export_merged(gather_on_first_rank(self.sharded, self._trained()), self.spec.lora, self.spec.model, output)
         if self.spec.head != "logprobs":
             write_reward_config(output)
         dist.barrier()
@@ -274,16 +271,14 @@ class Learner:
     def export_adapters(self, output: Store) -> None:
         """Writes what was trained beside the frozen weights, in PEFT's format."""
         assert self.spec.lora is not None, "there are no adapters"
-        write_adapters(self._trained_on_first_rank(), self.spec.lora, self.spec.model, output)
+        trained = gather_on_first_rank(self.sharded, self._trained())
+        write_adapters(trained, self.spec.lora, self.spec.model, output)
         dist.barrier()
 
     def draw_dropout(self, seed: int, step: int) -> None:
         """Keys the adapters' dropout by (seed, step, rank), so that there is no generator to save."""
         if self.spec.lora is not None and self.spec.lora.dropout > 0:
             torch.manual_seed((seed * 1_000_003 + step) * 1_009 + dist.get_rank())
-
-    def _trained_on_first_rank(self) -> dict[str, Tensor]:
-        return gather_on_first_rank(self.sharded, self._trained())
 
     def _trained(self) -> dict[str, LocalRows | WholeRows]:
         return {name: rows for name, rows in self.sharded.rows.items() if rows.parameter.requires_grad}

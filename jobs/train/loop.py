@@ -175,7 +175,7 @@ def _load(job: TrainJob, model: Store, trained: bool) -> Learner:
         model, stage.precision, stage.optimizer if trained else None, stage.activation_checkpointing,
         trust_remote_code=job.trust_remote_code, head=objective_of(stage).head, seed=job.seed,
         lora=stage.lora if trained else None, adapter=job.adapter if trained else None,
-        cpu_offload=stage.cpu_offload, kernels=stage.kernels,
+        cpu_offload=stage.cpu_offload, kernels=stage.kernels, compile=stage.compile,
     )  # fmt: skip
     learner = Learner(spec, build_mesh(dist.get_world_size(), stage.resources.replicas))
     learner.load()
