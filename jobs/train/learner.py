@@ -170,7 +170,7 @@ class Learner:
 
     def sum_over_ranks(self, value: float) -> float:
         """The sum of a number over all ranks, in fp64."""
-        return self.sums_over_ranks(torch.tensor([value]))[0]
+        return self.sums_over_ranks(torch.tensor([value], dtype=torch.float64))[0]
 
     def sums_over_ranks(self, values_N: Tensor) -> list[float]:
         """The sums of some numbers over all ranks, in fp64."""
