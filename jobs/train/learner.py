@@ -25,6 +25,7 @@ from jobs.train.batch import PackedBatch
 from jobs.train.export import export_model, gather_on_first_rank
 from jobs.train.fsdp import COMPUTE_TYPES, LocalRows, Precision, ShardedModel, device_of, shard_model
 from jobs.train.families import brings_own_code
+from jobs.train.fsdp import COMPUTE_TYPES, LocalRows, Precision, ShardedModel, device_of, shard_model
 from jobs.train.initial import set_initial, set_quantised, set_trained_before, trained_before, where_from
 from jobs.train.kernels import Kernels, use_kernels
 from jobs.train.merge import export_merged, write_adapters, write_reward_config
@@ -33,6 +34,7 @@ from jobs.train.nf4 import nf4_shapes
 from jobs.train.objectives.objective import EntropyLoss, LossFunction, mean_of
 from jobs.train.one_rank import WholeModel, WholeRows
 from jobs.train.optimizer import AdamW
+from jobs.train.own_code import check_packing
 from jobs.train.reward_scale import read_scale
 from jobs.train.step import StepMetrics, StepSums, added, no_sums, reduced
 
@@ -118,10 +120,17 @@ class Learner:
         return self._moments
 
     def load(self) -> None:
-        """Allocates this rank's rows and reads them, and only them, from the model directory."""
+        """Allocates this rank's rows and reads them, and only them, from the model directory. Raises UnsupportedModel."""
         self.sharded.allocate(self.device)
-        set_initial(self.sharded.rows, self.stored, self.spec.model, self.spec.seed)
         set_quantised(self.sharded.module, self.stored, self.spec.model, self.device)
+        self.begin_again()
+        if brings_own_code(self.config, self.spec.trust_remote_code):
+            check_packing(self.forward, self.config.vocab_size, self.spec.precision)
+
+    def begin_again(self) -> None:
+        """Gives every parameter what it had after `load`; the moments stay."""
+        self.sharded.rows_changed()
+        set_initial(self.sharded.rows, self.stored, self.spec.model, self.spec.seed)
         if self.spec.adapter is not None:
             set_trained_before(self.sharded.rows, self.continued, self.spec.adapter)
 
