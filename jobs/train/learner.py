@@ -21,9 +21,9 @@ from cluster.storage import Store
 from configs.errors import RunFailed
 from configs.schema.objectives import Lora
 from configs.schema.training import Optimizer
+from jobs.train.adapters import without_dropout
 from jobs.train.batch import PackedBatch
 from jobs.train.export import export_model, gather_on_first_rank
-from jobs.train.fsdp import COMPUTE_TYPES, LocalRows, Precision, ShardedModel, device_of, shard_model
 from jobs.train.families import brings_own_code
 from jobs.train.fsdp import COMPUTE_TYPES, LocalRows, Precision, ShardedModel, device_of, shard_model
 from jobs.train.initial import set_initial, set_quantised, set_trained_before, trained_before, where_from
@@ -59,9 +59,9 @@ class LearnerSpec:
     activation_checkpointing: bool = False
     cpu_offload: bool = False
     kernels: Kernels = "torch"
+    compile: bool = False
     trust_remote_code: bool = False
     head: Head = "logprobs"
-    compile: bool = False
     """scores, values: a new head of one row where the model directory has none, drawn from `seed` for scores and 0 for
     values. A critic may so start from a reward model."""
     seed: int = 0
@@ -105,9 +105,9 @@ class Learner:
         for parameter in module.parameters():  # not the buffers: rotary angles need fp32
             if not parameter.requires_grad:
                 parameter.data = parameter.data.to(COMPUTE_TYPES[spec.precision])
+        use_kernels(module, self.device, spec.kernels, spec.compile)
         if spec.activation_checkpointing:
             module.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        use_kernels(module, self.device, spec.kernels, spec.compile)
         self.sharded: ShardedModel | WholeModel = shard_model(module.train(), mesh, spec.precision, spec.cpu_offload)
         self._moments: AdamW | None = None
 
@@ -139,13 +139,14 @@ class Learner:
         """Without gradient: fp32 (W,) log-probabilities of the batch's weighted targets or values before them, or (S,)
         scores of its segments.
 
-        A frozen scorer gives its scores on the scale of its reward.json.
+        Nothing is dropped out. A frozen scorer gives its scores on the scale of its reward.json.
 
         Args:
             temperature: the sampler's; it divides the logits.
         """
         self.sharded.before_forward()
-        values = self.sharded.module(batch.to(self.device), temperature).values
+        with without_dropout(self.sharded.module):
+            values = self.sharded.module(batch.to(self.device), temperature).values
         return values if self.scale is None else self.scale.normalised(values)
 
     def forward_backward(
@@ -285,7 +286,7 @@ class Learner:
         dist.barrier()
 
     def draw_dropout(self, seed: int, step: int) -> None:
-        """Keys the adapters' dropout by (seed, step, rank), so that there is no generator to save."""
+        """Keys the adapters' dropout in training by (seed, step, rank), so that there is no generator to save."""
         if self.spec.lora is not None and self.spec.lora.dropout > 0:
             torch.manual_seed((seed * 1_000_003 + step) * 1_009 + dist.get_rank())
 
