@@ -47,14 +47,14 @@ def describe(planned: PlannedStage) -> dict[str, Any]:
         case ShardsStage():
             return {"what": f"{stage.rows} rows of {stage.context} tokens in {stage.shards} shards"}
         case LanguageModelStage():
-            length = f"{stage.steps} steps" if stage.steps is not None else f"{stage.epochs} epochs"
             tokens = stage.steps * stage.batch_tokens if stage.steps is not None else None
             total = f", about {tokens:,} tokens" if tokens else ""
-            what = f"{length} of {stage.batch_tokens} tokens{total}, {stage.resources.ranks} ranks, {stage.precision}"
+            what = f"{_length(stage)} of {stage.batch_tokens} tokens{total}, {stage.resources.ranks} ranks, {stage.precision}"
             return {"what": what + _offload(stage), "estimated_tokens": tokens}
         case ExampleStage():
-            length = f"{stage.steps} steps" if stage.steps is not None else f"{stage.epochs} epochs"
-            what = f"{length} of {stage.batch_examples} examples, {stage.resources.ranks} ranks, {stage.precision}"
+            what = (
+                f"{_length(stage)} of {stage.batch_examples} examples, {stage.resources.ranks} ranks, {stage.precision}"
+            )
             return {"what": what + _offload(stage)}
         case PpoStage():
             return describe_ppo(stage)
@@ -62,6 +62,12 @@ def describe(planned: PlannedStage) -> dict[str, Any]:
             return {"what": f"{len(stage.models)} models on {', '.join(stage.sets)}"}
         case ReportStage():
             return {"what": "report.html"}
+
+
+def _length(stage: TrainStage) -> str:
+    if stage.steps is not None:
+        return f"{stage.steps} steps"
+    return f"{stage.epochs:g} epochs (the last batch is filled from the next one) in steps"
 
 
 def _offload(stage: TrainStage) -> str:

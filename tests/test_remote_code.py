@@ -1,7 +1,5 @@
 """A model that brings Python of its own: refused unless trusted, and then trained and measured as any other."""
 
-import json
-import shutil
 from pathlib import Path
 
 import pytest
@@ -12,35 +10,15 @@ from configs.schema.training import LanguageModelStage
 from jobs.train.model import build_on_meta, read_config
 from jobs.train.trainable import require_trainable
 from tests.world.command import acclimate, require_refused
+from tests.world.own_model import write_own_model
 from tests.world.toy_run import ToyRun, write_toy_run
-
-CONFIGURATION = """
-from transformers import LlamaConfig
-
-class OwnConfig(LlamaConfig):
-    model_type = "own"
-"""
-MODELING = """
-from transformers import LlamaForCausalLM
-from .configuration_own import OwnConfig
-
-class OwnForCausalLM(LlamaForCausalLM):
-    config_class = OwnConfig
-"""
 
 
 @pytest.fixture
 def own_model(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The tiny model as a class of its own. Its code is copied into a cache of this test only."""
     monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
-    model = Path(shutil.copytree(tiny_model, tmp_path / "own"))
-    (model / "configuration_own.py").write_text(CONFIGURATION)
-    (model / "modeling_own.py").write_text(MODELING)
-    config = json.loads((model / "config.json").read_text())
-    own = {"AutoConfig": "configuration_own.OwnConfig", "AutoModelForCausalLM": "modeling_own.OwnForCausalLM"}
-    config |= {"model_type": "own", "architectures": ["OwnForCausalLM"], "auto_map": own}
-    (model / "config.json").write_text(json.dumps(config))
-    return model
+    return write_own_model(tmp_path / "own", tiny_model)
 
 
 @pytest.fixture

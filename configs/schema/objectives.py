@@ -22,6 +22,14 @@ class DpoLoss(Node):
         default=0.0, ge=0, description="Weight of the next-token loss of the chosen answers beside it."
     )
 
+    @model_validator(mode="after")
+    def _smoothing_is_used(self) -> Self:
+        if self.label_smoothing and self.kind in ("hinge", "ipo"):
+            raise ValueError(
+                f"label_smoothing has no effect on kind: {self.kind}; choose sigmoid, sigmoid_norm or robust, or leave it out"
+            )
+        return self
+
 
 class KtoLoss(Node):
     """Kahneman-Tversky optimisation (jobs/train/objectives/kto.py)."""

@@ -146,6 +146,10 @@ class PpoStage(Node):
                 f"minibatches ({self.algorithm.minibatches}) must divide prompts_per_step "
                 f"({self.algorithm.prompts_per_step}): the answers to a prompt stay together"
             )
+        if self.lora is not None and self.lora.dropout > 0:
+            raise ValueError(
+                "lora.dropout: a policy with dropout is not the one that sampled, and its first ratios are not 1; leave it out"
+            )
         if self.checkpoints.keep < 2:
             raise ValueError("checkpoints.keep must be 2 or more: policy and critic are saved one after the other")
         return self

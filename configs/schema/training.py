@@ -89,7 +89,7 @@ class HeldoutEvaluation(Node):
     every_steps: PositiveInt = 10
     rows: PositiveInt = Field(default=32, description="Rows scored each time, the same ones every time.")
     general: str | None = Field(
-        default=None, description="Shards of general text whose loss shows what is forgotten; cpt and sft only."
+        default=None, description="Shards of general text whose loss shows what is forgotten; not of a reward model."
     )
     patience: PositiveInt | None = Field(
         default=None, description="Stop after so many evaluations without a lower held-out loss; default: never."
@@ -108,6 +108,8 @@ class HeldoutEvaluation(Node):
     def _budget_has_something_to_measure(self) -> Self:
         if self.max_general_increase is not None and self.general is None:
             raise ValueError("max_general_increase needs `general`: the shards it is measured on")
+        if self.over_budget == "stop" and self.max_general_increase is None:
+            raise ValueError("over_budget: stop needs a budget: set max_general_increase, or leave over_budget out")
         return self
 
 
@@ -117,7 +119,11 @@ class TrainStage(Node):
     model: str = Field(description="Stage or artifact whose weights are the start.")
     shards: str = Field(description="Stage or artifact with the packed rows or examples.")
     steps: PositiveInt | None = Field(default=None, description="Optimizer steps; default: `epochs` over the shards.")
-    epochs: float | None = Field(default=None, gt=0)
+    epochs: float | None = Field(
+        default=None,
+        gt=0,
+        description="Passes over the shards. Batches are all equal: the last one is filled from the epoch after.",
+    )
     micro_batch_tokens: PositiveInt = recorded_only(2048, description="Most tokens in one forward pass of one rank.")
     precision: Literal["bf16", "fp32"] = Field(
         default="bf16", description="Compute type; masters and reduction are fp32."
@@ -134,15 +140,21 @@ class TrainStage(Node):
         "torch",
         description="liger: Triton kernels for norms, gated MLPs and rotary angles (liger-kernel); GPUs only.",
     )
+    compile: bool = recorded_only(
+        False, description="torch.compile for the norms and MLPs of every layer; GPUs only, and not run on one yet."
+    )
     checkpoints: Checkpoints = recorded_only(Checkpoints())
     resources: Resources = recorded_only(Resources())
 
     @model_validator(mode="after")
     def _kernels_have_a_gpu(self) -> Self:
-        if self.kernels == "liger" and not self.resources.gpus_per_rank:
-            raise ValueError(
-                "kernels: liger needs a GPU for every rank: set resources.gpus_per_rank: 1, or kernels: torch"
-            )
+        asked = [
+            words
+            for words, wanted in (("kernels: liger", self.kernels == "liger"), ("compile: true", self.compile))
+            if wanted
+        ]
+        if asked and not self.resources.gpus_per_rank:
+            raise ValueError(f"{asked[0]} needs a GPU for every rank: set resources.gpus_per_rank: 1, or leave it out")
         return self
 
     @model_validator(mode="after")
@@ -174,6 +186,12 @@ class RewardStage(ExampleStage):
 
     stage: Literal["reward"]
     loss: RewardLoss = RewardLoss()
+
+    @model_validator(mode="after")
+    def _scores_forget_no_text(self) -> Self:
+        if self.heldout is not None and self.heldout.general is not None:
+            raise ValueError("heldout.general: a reward model scores answers and predicts no text; leave it out")
+        return self
 
 
 class DpoStage(ExampleStage):

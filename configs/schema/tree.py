@@ -11,9 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 
 class Node(BaseModel):
-    """A frozen config node in which an unknown key is an error."""
+    """A frozen config node in which an unknown key is an error, and a number that is none."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 RECORDED_ONLY: dict[str, JsonValue] = {"recorded_only": True}

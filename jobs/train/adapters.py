@@ -9,7 +9,8 @@ PEFT renames what it wraps; `checkpoint_name` gives back the name under which a 
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from peft import LoraConfig, TaskType, inject_adapter_in_model
@@ -74,6 +75,19 @@ def inject(causal_lm: nn.Module, lora: Lora, tied: bool) -> None:
     inject_adapter_in_model(peft_config(lora, tied), causal_lm, ADAPTER, low_cpu_mem_usage=True)
     for name, parameter in causal_lm.named_parameters():
         parameter.requires_grad_(LORA_PART.match(name) is not None or f".modules_to_save.{ADAPTER}." in name)
+
+
+@contextmanager
+def without_dropout(module: nn.Module) -> Iterator[None]:
+    """Inside, nothing is dropped: what is measured, compared with or sampled is the whole model."""
+    layers = [layer for layer in module.modules() if isinstance(layer, nn.Dropout)]
+    for layer in layers:
+        layer.eval()
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.train()
 
 
 def checkpoint_name(name: str) -> str:

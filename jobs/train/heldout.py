@@ -84,9 +84,9 @@ def best_step(history: list[dict[str, float]]) -> int | None:
 
 
 def reason_to_stop(evaluation: HeldoutEvaluation, history: list[dict[str, float]]) -> str | None:
-    """Why a run should end now, after an evaluation; None to go on."""
+    """Why a run should end after its last evaluation; None to go on."""
     measured = [entry for entry in history if "heldout/loss" in entry]
-    if evaluation.patience is not None:
+    if evaluation.patience is not None and measured:
         losses = [entry["heldout/loss"] for entry in measured]
         since_best = len(losses) - 1 - losses.index(min(losses))
         if since_best >= evaluation.patience:

@@ -16,6 +16,31 @@ class KernelsMissing(UserError):
     """What the config asks for cannot run here; the message says how to mend it."""
 
 
+def use_kernels(module: PackedModel, device: torch.device, kernels: Kernels, compiled: bool) -> None:
+    """What a config asks for, before the model is sharded. Raises KernelsMissing."""
+    if kernels == "liger":
+        use_liger(module, device)
+    if compiled:
+        use_compiled_layers(module, device)
+
+
+def use_compiled_layers(module: PackedModel, device: torch.device) -> None:
+    """torch.compile for the norms and MLPs of each layer. Not run yet: no GPU was at hand.
+
+    Attention stays as it is: it is called with the lengths of a row's texts, and every new row would be compiled anew. The
+    number of tokens differs from batch to batch, so shapes are dynamic.
+
+    Raises:
+        KernelsMissing: no GPU.
+    """
+    if device.type != "cuda":
+        raise KernelsMissing("compile: it is for GPUs only, and this rank has none; set compile: false")
+    for layer in module.layers:
+        for name, part in layer.named_children():
+            if name != "self_attn":
+                part.compile(dynamic=True)
+
+
 def use_liger(module: PackedModel, device: torch.device) -> None:
     """Puts Liger's kernels into the decoder, by transformers' own switch. Not run yet: no GPU was at hand.
 

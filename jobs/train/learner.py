@@ -21,17 +21,20 @@ from cluster.storage import Store
 from configs.errors import RunFailed
 from configs.schema.objectives import Lora
 from configs.schema.training import Optimizer
+from jobs.train.adapters import without_dropout
 from jobs.train.batch import PackedBatch
 from jobs.train.export import export_model, gather_on_first_rank
+from jobs.train.families import brings_own_code
 from jobs.train.fsdp import COMPUTE_TYPES, LocalRows, Precision, ShardedModel, device_of, shard_model
 from jobs.train.initial import set_initial, set_quantised, set_trained_before, trained_before, where_from
-from jobs.train.kernels import Kernels, use_liger
+from jobs.train.kernels import Kernels, use_kernels
 from jobs.train.merge import export_merged, write_adapters, write_reward_config
 from jobs.train.model import Head, build_on_meta, read_config
 from jobs.train.nf4 import nf4_shapes
 from jobs.train.objectives.objective import EntropyLoss, LossFunction, mean_of
 from jobs.train.one_rank import WholeModel, WholeRows
 from jobs.train.optimizer import AdamW
+from jobs.train.own_code import check_packing
 from jobs.train.reward_scale import read_scale
 from jobs.train.step import StepMetrics, StepSums, added, no_sums, reduced
 
@@ -56,6 +59,7 @@ class LearnerSpec:
     activation_checkpointing: bool = False
     cpu_offload: bool = False
     kernels: Kernels = "torch"
+    compile: bool = False
     trust_remote_code: bool = False
     head: Head = "logprobs"
     """scores, values: a new head of one row where the model directory has none, drawn from `seed` for scores and 0 for
@@ -101,10 +105,9 @@ class Learner:
         for parameter in module.parameters():  # not the buffers: rotary angles need fp32
             if not parameter.requires_grad:
                 parameter.data = parameter.data.to(COMPUTE_TYPES[spec.precision])
+        use_kernels(module, self.device, spec.kernels, spec.compile)
         if spec.activation_checkpointing:
             module.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        if spec.kernels == "liger":
-            use_liger(module, self.device)
         self.sharded: ShardedModel | WholeModel = shard_model(module.train(), mesh, spec.precision, spec.cpu_offload)
         self._moments: AdamW | None = None
 
@@ -117,10 +120,17 @@ class Learner:
         return self._moments
 
     def load(self) -> None:
-        """Allocates this rank's rows and reads them, and only them, from the model directory."""
+        """Allocates this rank's rows and reads them, and only them, from the model directory. Raises UnsupportedModel."""
         self.sharded.allocate(self.device)
-        set_initial(self.sharded.rows, self.stored, self.spec.model, self.spec.seed)
         set_quantised(self.sharded.module, self.stored, self.spec.model, self.device)
+        self.begin_again()
+        if brings_own_code(self.config, self.spec.trust_remote_code):
+            check_packing(self.forward, self.config.vocab_size, self.spec.precision)
+
+    def begin_again(self) -> None:
+        """Gives every parameter what it had after `load`; the moments stay."""
+        self.sharded.rows_changed()
+        set_initial(self.sharded.rows, self.stored, self.spec.model, self.spec.seed)
         if self.spec.adapter is not None:
             set_trained_before(self.sharded.rows, self.continued, self.spec.adapter)
 
@@ -129,13 +139,14 @@ class Learner:
         """Without gradient: fp32 (W,) log-probabilities of the batch's weighted targets or values before them, or (S,)
         scores of its segments.
 
-        A frozen scorer gives its scores on the scale of its reward.json.
+        Nothing is dropped out. A frozen scorer gives its scores on the scale of its reward.json.
 
         Args:
             temperature: the sampler's; it divides the logits.
         """
         self.sharded.before_forward()
-        values = self.sharded.module(batch.to(self.device), temperature).values
+        with without_dropout(self.sharded.module):
+            values = self.sharded.module(batch.to(self.device), temperature).values
         return values if self.scale is None else self.scale.normalised(values)
 
     def forward_backward(
@@ -169,7 +180,7 @@ class Learner:
 
     def sum_over_ranks(self, value: float) -> float:
         """The sum of a number over all ranks, in fp64."""
-        return self.sums_over_ranks(torch.tensor([value]))[0]
+        return self.sums_over_ranks(torch.tensor([value], dtype=torch.float64))[0]
 
     def sums_over_ranks(self, values_N: Tensor) -> list[float]:
         """The sums of some numbers over all ranks, in fp64."""
@@ -201,7 +212,7 @@ class Learner:
         over_ranks = reduced(sums, squares, [not finite, stop, checkpoint])
         broken_ranks, stopping, saving = over_ranks.flags
         if broken_ranks:
-            self.zero_gradients()
+            self.sharded.forget_gradients()
             raise NonFiniteLoss(
                 f"loss {over_ranks.loss}, squared gradient norm {over_ranks.squares}: not finite on {broken_ranks} of "
                 f"{dist.get_world_size()} ranks. The weights are unchanged; lower the learning rate or look at this batch."
@@ -212,14 +223,10 @@ class Learner:
                 gradient.mul_(optimizer.settings.clip_norm / norm)
         optimizer.step(self._values(), gradients, learning_rate)
         self.sharded.rows_changed()
-        self.zero_gradients()
+        self.sharded.forget_gradients()
         return StepMetrics(
             over_ranks.loss, norm, over_ranks.metrics, stopping > 0, saving > 0, over_ranks.peak_rss_bytes
         )
-
-    def zero_gradients(self) -> None:
-        """Forgets the gradient of this step."""
-        self.sharded.forget_gradients()
 
     def state(self) -> dict[str, Tensor]:
         """This rank's rows of the training state as views: param/NAME (fp32), steps_done, and AdamW.moments.
@@ -266,7 +273,7 @@ class Learner:
         if self.spec.lora is None:
             export_model(self.sharded, self.stored, self.spec.model, output)
         else:
-            export_merged(self._trained_on_first_rank(), self.spec.lora, self.spec.model, output)
+            export_merged(gather_on_first_rank(self.sharded, self._trained()), self.spec.lora, self.spec.model, output)
         if self.spec.head != "logprobs":
             write_reward_config(output)
         dist.barrier()
@@ -274,16 +281,14 @@ class Learner:
     def export_adapters(self, output: Store) -> None:
         """Writes what was trained beside the frozen weights, in PEFT's format."""
         assert self.spec.lora is not None, "there are no adapters"
-        write_adapters(self._trained_on_first_rank(), self.spec.lora, self.spec.model, output)
+        trained = gather_on_first_rank(self.sharded, self._trained())
+        write_adapters(trained, self.spec.lora, self.spec.model, output)
         dist.barrier()
 
     def draw_dropout(self, seed: int, step: int) -> None:
-        """Keys the adapters' dropout by (seed, step, rank), so that there is no generator to save."""
+        """Keys the adapters' dropout in training by (seed, step, rank), so that there is no generator to save."""
         if self.spec.lora is not None and self.spec.lora.dropout > 0:
             torch.manual_seed((seed * 1_000_003 + step) * 1_009 + dist.get_rank())
-
-    def _trained_on_first_rank(self) -> dict[str, Tensor]:
-        return gather_on_first_rank(self.sharded, self._trained())
 
     def _trained(self) -> dict[str, LocalRows | WholeRows]:
         return {name: rows for name, rows in self.sharded.rows.items() if rows.parameter.requires_grad}

@@ -117,9 +117,8 @@ class _Run:
 def run_training(job: TrainJob, host: Host) -> Ending:
     """Trains to the end, or until it is asked to stop. All ranks call it together."""
     run = _prepare(job, host)
-    start = int(run.history[-1]["step"]) if run.history else 0
     ending = Ending.FINISHED
-    for step in range(start, job.total_steps):
+    for step in _steps_left(run):
         done = _train_step(run, step)
         last = step + 1 == job.total_steps
         reason = _measure(run, step, last)
@@ -142,6 +141,13 @@ def run_training(job: TrainJob, host: Host) -> Ending:
     if ending is Ending.FINISHED:
         _export(run)
     return ending
+
+
+def _steps_left(run: _Run) -> range:
+    """None where an attempt before this one has stopped early and was lost before its export."""
+    evaluation, start = run.job.stage.heldout, int(run.history[-1]["step"]) if run.history else 0
+    ended = evaluation is not None and heldout.reason_to_stop(evaluation, run.history) is not None
+    return range(start, start if ended else run.job.total_steps)
 
 
 def _prepare(job: TrainJob, host: Host) -> _Run:
@@ -175,7 +181,7 @@ def _load(job: TrainJob, model: Store, trained: bool) -> Learner:
         model, stage.precision, stage.optimizer if trained else None, stage.activation_checkpointing,
         trust_remote_code=job.trust_remote_code, head=objective_of(stage).head, seed=job.seed,
         lora=stage.lora if trained else None, adapter=job.adapter if trained else None,
-        cpu_offload=stage.cpu_offload, kernels=stage.kernels,
+        cpu_offload=stage.cpu_offload, kernels=stage.kernels, compile=stage.compile,
     )  # fmt: skip
     learner = Learner(spec, build_mesh(dist.get_world_size(), stage.resources.replicas))
     learner.load()
@@ -265,7 +271,9 @@ def _is_best(run: _Run) -> bool:
 def _export(run: _Run) -> None:
     job = run.job
     wanted = heldout.best_step(run.history) if run.keep_best else None
-    if wanted is not None and wanted != run.history[-1]["step"]:
+    if wanted == 0:
+        run.learner.begin_again()  # measured before the first step, and never saved
+    elif wanted is not None and wanted != run.history[-1]["step"]:
         restore(run.learner, next(kept for kept in find_checkpoints(job.artifact) if kept.step == wanted))
     run.learner.export(job.output.below("model"))
     if job.stage.lora is not None:

@@ -22,26 +22,13 @@ from configs.schema.objectives import Lora
 from jobs.train.adapters import inject
 from jobs.train.attention import ATTENTION_NAME, UnsupportedModel, register
 from jobs.train.batch import PackedBatch
+from jobs.train.families import brings_own_code, check_config
 from jobs.train.head import token_entropy, token_logprobs, token_logprobs_and_entropy
 from jobs.train.nf4 import Nf4Linear, replace_linears
 
 CONFIG_FILES = re.compile(r"config\.json|.*\.py")
 """What transformers needs to build a model: its config, and its code where that travels with it."""
 
-COMPUTED_FOR = {
-    "sliding_window": frozenset(
-        {"mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "phi3", "olmo3", "smollm3", "cohere2"}
-    ),
-    "attn_logit_softcapping": frozenset({"gemma2"}),
-    "final_logit_softcapping": frozenset({"gemma2", "gemma3_text"}),
-    "logit_scale": frozenset({"cohere", "cohere2"}),
-    "logits_scaling": frozenset({"granite"}),
-}
-"""Config keys that change attention or logits, and the families where that is computed as transformers does (the tests hold
-each). In another family transformers may leave a window to the mask alone, which does not exist here."""
-
-EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
-OTHER_INPUTS = ("vision_config", "audio_config", "text_config")
 LENGTH_DEPENDENT_ROPE = ("dynamic", "longrope")
 """Their angles depend on the longest text of a forward pass once it passes the original length."""
 
@@ -145,55 +132,14 @@ def read_config(store: Store, trust_remote_code: bool) -> PreTrainedConfig:
             store.get(name, Path(directory, name))
         try:
             config = AutoConfig.from_pretrained(directory, trust_remote_code=trust_remote_code)
-            if trust_remote_code and "AutoModelForCausalLM" in getattr(config, "auto_map", {}):
+            if brings_own_code(config, trust_remote_code):
                 # Known to transformers from here on: `from_config` would look for the file in a directory that is gone.
                 own = get_class_from_dynamic_module(config.auto_map["AutoModelForCausalLM"], directory)
                 AutoModelForCausalLM.register(type(config), own, exist_ok=True)
         except ValueError as error:
             raise UnsupportedModel(f"{store.root}/config.json: {error}") from error
-    check_config(config)
+    check_config(config, brings_own_code(config, trust_remote_code))
     return config
-
-
-def check_config(config: PreTrainedConfig) -> None:
-    """Raises UnsupportedModel, naming the key, where attention or logits would not be what the model defines."""
-    values = config.to_dict()
-    name = values.get("model_type")
-    if values.get("is_encoder_decoder"):
-        raise UnsupportedModel(f"model_type {name}: an encoder-decoder model is not supported; choose a decoder")
-    for key in OTHER_INPUTS:
-        if values.get(key) is not None:
-            raise UnsupportedModel(
-                f"model_type {name}: {key} says that the model reads more than text; only text models are trained. "
-                "Choose one, or save its language model alone"
-            )
-    for key in EXPERTS:
-        if values.get(key):
-            raise UnsupportedModel(
-                f"model_type {name}: {key} = {values[key]}: mixtures of experts are not supported, their routing would not "
-                "be balanced; choose a dense model"
-            )
-    if values.get("quantization_config") is not None:
-        raise UnsupportedModel(f"model_type {name}: quantised weights are not trained; export the model in bf16 first")
-    if values.get("use_bidirectional_attention"):
-        raise UnsupportedModel(
-            f"model_type {name}: use_bidirectional_attention is not supported; choose a causal model"
-        )
-    layer_types = set(values.get("layer_types") or [])
-    other_layers = sorted(layer_types - {"full_attention", "sliding_attention"})
-    if other_layers:
-        raise UnsupportedModel(f"model_type {name}: layers of type {', '.join(other_layers)} are not supported")
-    for key, families in COMPUTED_FOR.items():
-        unused = key == "sliding_window" and layer_types == {"full_attention"}
-        if values.get(key) not in (None, 1.0) and not unused and name not in families:
-            raise UnsupportedModel(
-                f"model_type {name}: {key} = {values[key]!r} is supported for {', '.join(sorted(families))} only; choose "
-                f"one of these{', or set it to null if no segment is longer' if key == 'sliding_window' else ''}"
-            )
-    for key, value in values.items():
-        if ("dropout" in key or key.endswith("pdrop")) and isinstance(value, int | float) and value > 0:
-            # Dropout would draw from a global generator: a resumed run would differ.
-            raise UnsupportedModel(f"model_type {name}: {key} = {value}; set it to 0 in config.json")
 
 
 def longest_segment_of(config: PreTrainedConfig) -> int | None:

@@ -17,8 +17,10 @@ from jobs.records import ExampleRow, PackedRow
 from jobs.train.attention import UnsupportedModel
 from jobs.train.batch import PackedBatch, pack_rows
 from jobs.train.examples import pack_examples, pack_mismatched
+from jobs.train.families import FAMILIES as TRAINED_FAMILIES
+from jobs.train.families import check_config
 from jobs.train.learner import Learner, LearnerSpec
-from jobs.train.model import build_on_meta, check_config
+from jobs.train.model import build_on_meta
 from jobs.train.objectives.lm import next_token_loss
 from tests.train.judged import make_example
 from tests.train.tiny_models import FAMILIES, SIZES, VOCABULARY, save_tiny_model
@@ -198,6 +200,12 @@ def with_another_end(row: ExampleRow, segment: int) -> ExampleRow:
         ({"model_type": "gemma3"}, "vision_config says that the model reads more than text"),
         ({"model_type": "qwen2_audio"}, "audio_config says"),
         ({"model_type": "t5"}, "encoder-decoder"),
+        (
+            {"model_type": "recurrent_gemma", "num_key_value_heads": 1},
+            "packed texts would see each other in it; choose .* gemma3_text",
+        ),
+        ({"model_type": "xglm", "dropout": 0, "attention_dropout": 0}, "model_type xglm: it is not known"),
+        ({"model_type": "nemotron"}, "model_type nemotron: it is not known"),
         ({"model_type": "lfm2", "layer_types": ["conv", "full_attention"]}, "layers of type conv"),
     ],
 )
@@ -205,6 +213,10 @@ def test_what_would_be_computed_wrong_is_refused_by_name(changes: dict, key: str
     sizes = {} if "vision" in key or "audio" in key or "encoder" in key else SIZES
     with pytest.raises(UnsupportedModel, match=key):
         check_config(AutoConfig.for_model(**{**sizes, **changes}))
+
+
+def test_every_family_that_is_let_through_has_a_tiny_model() -> None:
+    assert {config.model_type for config in FAMILIES.values()} == TRAINED_FAMILIES
 
 
 def test_a_model_of_another_shape_is_refused_by_name(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Liger's kernels are refused by name where they cannot run."""
+"""Faster kernels are refused by name where they cannot run."""
 
 from pathlib import Path
 
@@ -15,11 +15,16 @@ from tests.train.tiny_models import save_tiny_model
 from tests.world.toy_training import toy_stage
 
 
-def test_liger_is_refused_where_there_is_no_gpu(tmp_path: Path, one_rank: DeviceMesh) -> None:
-    values = toy_stage().model_dump() | {"kernels": "liger"}
-    with pytest.raises(ValidationError, match="set resources.gpus_per_rank: 1"):
+@pytest.mark.parametrize(
+    ("asked", "instead"), [({"kernels": "liger"}, "kernels: torch"), ({"compile": True}, "compile: false")]
+)
+def test_what_needs_a_gpu_is_refused_where_there_is_none(
+    tmp_path: Path, one_rank: DeviceMesh, asked: dict, instead: str
+) -> None:
+    values = toy_stage().model_dump() | asked
+    with pytest.raises(ValidationError, match="set resources.gpus_per_rank: 1, or leave it out"):
         LanguageModelStage.model_validate(values)
     directory = save_tiny_model(tmp_path)
     if not torch.cuda.is_available():
-        with pytest.raises(KernelsMissing, match="set kernels: torch"):
-            Learner(LearnerSpec(open_store(str(directory)), "fp32", None, kernels="liger"), one_rank)
+        with pytest.raises(KernelsMissing, match=f"set {instead}"):
+            Learner(LearnerSpec(open_store(str(directory)), "fp32", None, **asked), one_rank)

@@ -122,6 +122,10 @@ def test_splitting_into_micro_batches_changes_rounding_only(directory: Path, one
             torch.testing.assert_close(other[name], gradient, rtol=0, atol=tolerance * float(gradient.abs().max() + 1))
 
 
+def test_sums_over_ranks_keep_every_digit(directory: Path, one_rank: DeviceMesh) -> None:
+    assert start(directory, one_rank).sum_over_ranks(1 / 3) == 1 / 3
+
+
 def test_two_runs_give_the_same_bits(directory: Path, one_rank: DeviceMesh) -> None:
     rows = make_rows(4)
     states = []

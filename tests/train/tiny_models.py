@@ -7,10 +7,14 @@ from transformers import (
     AutoModelForCausalLM,
     Cohere2Config,
     CohereConfig,
+    Ernie4_5Config,
     Gemma2Config,
     Gemma3TextConfig,
     GemmaConfig,
+    Glm4Config,
+    GlmConfig,
     GraniteConfig,
+    HeliumConfig,
     LlamaConfig,
     MistralConfig,
     Olmo2Config,
@@ -21,6 +25,7 @@ from transformers import (
     Qwen2Config,
     Qwen3Config,
     SmolLM3Config,
+    Starcoder2Config,
 )
 
 VOCABULARY = 131
@@ -94,6 +99,11 @@ FAMILIES: dict[str, PreTrainedConfig] = {
     ),
     "cohere": CohereConfig(**SIZES, logit_scale=0.5, use_qk_norm=True),
     "cohere2": Cohere2Config(**SIZES, **MIXED, logit_scale=0.5),
+    "ernie4_5": Ernie4_5Config(**SIZES, head_dim=16, tie_word_embeddings=True),
+    "glm": GlmConfig(**SIZES, head_dim=16),
+    "glm4": Glm4Config(**SIZES, head_dim=16),
+    "helium": HeliumConfig(**SIZES, head_dim=8),
+    "starcoder2": Starcoder2Config(**SIZES, sliding_window=None, use_bias=True),
 }
 
 

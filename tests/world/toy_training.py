@@ -18,7 +18,7 @@ CONTEXT = 48
 
 
 def write_toy_shards(store: Store, shards: int = 2, rows: int = 12, vocabulary: int = 100) -> Store:
-    """Packed rows of two or three segments in `store`, laid out like a shards artifact."""
+    """Packed rows of two or three segments in `store`, laid out like a shards artifact; the held-out ones are the same."""
     generator = np.random.Generator(np.random.Philox(7))
     files: dict[str, dict[str, object]] = {}
     index: list[dict[str, object]] = []
@@ -35,9 +35,11 @@ def write_toy_shards(store: Store, shards: int = 2, rows: int = 12, vocabulary: 
             })  # fmt: skip
             index.append({"shard": shard, "row": row, "tokens": len(ids), "weight": sum(weights)})
         data = _parquet(packed)
-        store.write(f"train/{shard_name(shard)}", data)
-        files[f"train/{shard_name(shard)}"] = {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}
-    store.write("train/index.parquet", _parquet(index))
+        for split in ("train", "heldout"):
+            store.write(f"{split}/{shard_name(shard)}", data)
+            files[f"{split}/{shard_name(shard)}"] = {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}
+    for split in ("train", "heldout"):
+        store.write(f"{split}/index.parquet", _parquet(index))
     store.write_json("manifest.json", {"files": files, "context": CONTEXT, "rows": "text"})
     return store
 
