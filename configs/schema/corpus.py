@@ -8,8 +8,8 @@ from configs.schema.tree import Fraction, Node, PositiveInt, StageName
 
 RowFormat = Literal[
     "text_rows", "messages", "sharegpt", "prompt_completion", "instructions", "preferences", "ultrafeedback",
-    "conversation_preferences", "instruction_preferences", "swift_preferences", "openai_preferences", "arena", "helpsteer",
-    "rankings", "thumbs", "conversation_thumbs",
+    "conversation_preferences", "instruction_preferences", "question_preferences", "swift_preferences", "openai_preferences",
+    "arena", "helpsteer", "rankings", "thumbs", "conversation_thumbs",
 ]  # fmt: skip
 """How rows of JSON, JSON lines, Parquet and CSV files may be shaped; their columns are in jobs/corpus/formats.py."""
 

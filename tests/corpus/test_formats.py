@@ -36,6 +36,8 @@ CONVERSATIONS: list[tuple[str, dict[str, Any], list[Message]]] = [
 ]  # fmt: skip
 
 PAIR = Judgement("preferences", [USER], [[GOOD], [BAD]], [0, 1])
+SYSTEM_PAIR = Judgement("preferences", [SYSTEM, USER], [[GOOD], [BAD]], [0, 1])
+SAME_START = Judgement("preferences", [USER], [[{**GOOD, "content": "The A"}], [{**BAD, "content": "The B"}]], [0, 1])
 JUDGEMENTS: list[tuple[str, dict[str, Any], Judgement]] = [
     ("preferences", {"prompt": "Q", "chosen": "A", "rejected": "B"}, PAIR),
     ("preferences", {"prompt": [USER], "chosen": [GOOD], "rejected": [BAD]}, PAIR),
@@ -51,7 +53,16 @@ JUDGEMENTS: list[tuple[str, dict[str, Any], Judgement]] = [
     ("ultrafeedback", {"prompt": "Q", "chosen": [USER, GOOD], "rejected": [USER, BAD], "messages": [USER, GOOD], "score_chosen": 9.0}, PAIR),
     ("conversation_preferences", {"conversations": [HUMAN], "chosen": GPT, "rejected": WORSE}, PAIR),
     ("conversation_preferences", {"messages": [USER], "chosen": GOOD, "rejected": BAD}, PAIR),
+    ("preferences", {"system": "S", "prompt": "Q", "chosen": "A", "rejected": "B", "input": ""}, SYSTEM_PAIR),
+    ("preferences", {"system": "S", "prompt": "Q", "chosen": [USER, GOOD], "rejected": [SYSTEM, USER, BAD]}, SYSTEM_PAIR),
+    ("preferences", {"system": "S", "chosen": [SYSTEM, USER, GOOD], "rejected": [SYSTEM, USER, BAD]}, SYSTEM_PAIR),
+    ("preferences", {"prompt": "Q", "question": "of what Q was made", "chosen": "A", "rejected": "B"}, PAIR),
     ("instruction_preferences", {"instruction": "Q", "input": "", "chosen": "A", "rejected": "B"}, PAIR),
+    ("instruction_preferences", {"instruction": "Q", "input": "S", "chosen": "A", "rejected": "B"}, SYSTEM_PAIR),
+    ("instruction_preferences", {"instruction": "Q", "chosen_response": "A", "rejected_response": "B", "chosen_avg_rating": 4.0}, PAIR),
+    ("question_preferences", {"system": "S", "question": "Q", "chosen": "A", "rejected": "B"}, SYSTEM_PAIR),
+    ("question_preferences", {"system": "", "question": "Q", "chosen": "The A", "rejected": "The B"}, SAME_START),
+    ("question_preferences", {"system": "S", "input": "Q", "chosen": "A", "rejected": "B", "generations": ["A", "B"]}, SYSTEM_PAIR),
     ("swift_preferences", {"messages": [USER, GOOD], "rejected_response": "B"}, PAIR),
     ("openai_preferences", {"input": {"messages": [USER], "tools": []}, "preferred_output": [GOOD], "non_preferred_output": [BAD]}, PAIR),
     ("arena", {"conversation_a": [USER, BAD], "conversation_b": [USER, GOOD], "winner": "model_b"}, PAIR),
@@ -128,6 +139,8 @@ def test_the_same_rows_in_every_kind_of_file(tmp_path: Path) -> None:
         ({"prompt": "", "chosen": "A", "rejected": "B"}, "no_prompt"),
         ({"chosen": "A", "rejected": "B"}, "no_prompt"),
         ({"prompt": "Q", "chosen": "A", "rejected": "B", "margin": -1}, "negative_margin"),
+        ({"query": "Q", "chosen": "It is A", "rejected": "It is B"}, "unread_prompt"),
+        ({"system": "T", "prompt": [SYSTEM, USER], "chosen": "A", "rejected": "B"}, "two_systems"),
         ({"prompt": "Q", "chosen": "A", "rejected": 3}, "wrong_type"),
         ({"prompt": "Q", "answers": ["A", "B"], "ranks": [1, 1]}, "all_tied"),
         ({"prompt": "Q", "answers": ["A"], "ranks": [1]}, "one_answer"),
