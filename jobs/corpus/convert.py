@@ -4,6 +4,7 @@ Every function takes the row's place and the row, and raises RowError where a va
 format a row has is decided in jobs/corpus/formats.py.
 """
 
+import math
 from collections.abc import Mapping
 
 from jobs.corpus.judgements import judged
@@ -105,7 +106,7 @@ def helpsteer_row(uri: str, row: Row) -> Raw:
     """HelpSteer3's two responses; -3 (the first is much better) to 3 (the second is)."""
     prompt = messages_of(row["context"], "context")
     answers = [messages_of(row[name], name, "assistant") for name in ("response1", "response2")]
-    preference = _number(row, "overall_preference", 0.0)
+    preference = _number(row, "overall_preference")
     return judged(uri, "preferences", prompt, answers, (preference, 0), abs(preference))
 
 
@@ -116,9 +117,10 @@ def ranking_row(uri: str, row: Row) -> Raw:
         raise RowError("wrong_type", "answers is not a list")
     if ranks is None:
         ranks = [answer.get("rank") if isinstance(answer, dict) else None for answer in given]
-    numbers = [rank for rank in ranks if isinstance(rank, int | float)] if isinstance(ranks, list) else []
+    numbers = ranks if isinstance(ranks, list) else []
+    numbers = [rank for rank in numbers if isinstance(rank, int | float) and math.isfinite(rank)]
     if len(numbers) != len(given):
-        raise RowError("no_ranks", f"{len(given)} answers need a number each, in their `rank` or in `ranks`")
+        raise RowError("no_ranks", f"{len(given)} answers need a finite number each, in their `rank` or in `ranks`")
     answers = [_ranked_answer(answer, f"answers[{number}]") for number, answer in enumerate(given)]
     return judged(uri, "preferences", messages_of(row["prompt"], "prompt"), answers, numbers)
 
@@ -234,11 +236,17 @@ def _label(row: Row) -> bool:
     return known[str(value).lower()]
 
 
-def _number(row: Row, name: str, default: float) -> float:
+def _number(row: Row, name: str, default: float | None = None) -> float:
+    """A finite number. What is not given (pandas writes NaN for that) is the default; without one that is a RowError."""
     value = row.get(name)
-    if value is None or value == "":
-        return default
     try:
-        return float(value)  # pyright: ignore[reportArgumentType] - what cannot be a number raises
+        number = math.nan if value is None or value == "" else float(value)  # pyright: ignore[reportArgumentType] - raises
     except (TypeError, ValueError):
         raise RowError("wrong_type", f"{name} is a {type(value).__name__}, not a number") from None
+    if math.isinf(number):
+        raise RowError("not_finite", f"{name} is {number}; a loss with it would be no number")
+    if not math.isnan(number):
+        return number
+    if default is None:
+        raise RowError("no_number", f"{name} has no number")
+    return default
