@@ -8,8 +8,8 @@ from configs.schema.tree import Fraction, Node, PositiveInt, StageName
 
 RowFormat = Literal[
     "text_rows", "messages", "sharegpt", "prompt_completion", "instructions", "preferences", "ultrafeedback",
-    "conversation_preferences", "instruction_preferences", "swift_preferences", "openai_preferences", "arena", "helpsteer",
-    "rankings", "thumbs", "conversation_thumbs",
+    "conversation_preferences", "instruction_preferences", "question_preferences", "swift_preferences", "openai_preferences",
+    "arena", "helpsteer", "rankings", "thumbs", "conversation_thumbs",
 ]  # fmt: skip
 """How rows of JSON, JSON lines, Parquet and CSV files may be shaped; their columns are in jobs/corpus/formats.py."""
 
@@ -33,7 +33,11 @@ class Cleaning(Node):
     """Text repair applied to every document before it is compared or split."""
 
     unicode: Literal["nfc", "none"] = "nfc"
-    collapse_whitespace: bool = True
+    collapse_whitespace: bool = Field(
+        default=True,
+        description="Of texts: one space between words, one empty line between paragraphs. Messages keep their whitespace "
+        "(code is made of it); only empty lines before them and whitespace after them go.",
+    )
     minimum_characters: int = Field(
         default=200, ge=0, description="Shorter documents go to quarantine with the reason."
     )

@@ -8,6 +8,7 @@ from typing import Any
 import orjson
 import pyarrow as pa
 
+from jobs.corpus.clean import collapsed
 from jobs.corpus.formats import QUESTION_FORMATS
 from jobs.corpus.judgements import dump, first_question
 from jobs.corpus.raw import Raw, Rejected
@@ -58,4 +59,6 @@ def _split_by(row: Raw, sha256: str) -> str:
         question = first_question(row.messages)
     else:
         return sha256
-    return text_sha256("\n\n".join(f"{turn['role']}: {turn['content']}" for turn in question)) if question else sha256
+    # A prompt with another space or line end is the same prompt.
+    asked = "\n\n".join(f"{turn['role']}: {collapsed(turn['content'])}" for turn in question)
+    return text_sha256(asked) if question else sha256

@@ -4,6 +4,7 @@ Every function takes the row's place and the row, and raises RowError where a va
 format a row has is decided in jobs/corpus/formats.py.
 """
 
+import math
 from collections.abc import Mapping
 
 from jobs.corpus.judgements import judged
@@ -11,6 +12,11 @@ from jobs.corpus.messages import message_of, messages_of, text_field
 from jobs.corpus.raw import Message, Raw, RowError
 
 Row = Mapping[str, object]
+
+PROMPT_LIKE = (
+    "question", "input", "instruction", "query", "problem", "context", "history", "conversation", "conversations", "messages",
+)  # fmt: skip
+"""Columns that would hold the prompt of a pair without a `prompt`: what the answers begin with is none then."""
 
 
 def conversation(uri: str, row: Row, turns: list[Message]) -> Raw:
@@ -45,41 +51,48 @@ def instruction_row(uri: str, row: Row) -> Raw:
 
 def preference_row(uri: str, row: Row) -> Raw:
     """TRL's prompt, chosen and rejected; a prompt that is not given is what both answers begin with."""
-    if row.get("prompt") is None:
-        prompt, chosen, rejected = _without_prompt(row["chosen"], row["rejected"])
-    else:
-        prompt = messages_of(row["prompt"], "prompt")
-        chosen, rejected = (
-            _after(prompt, messages_of(row[name], name, "assistant")) for name in ("chosen", "rejected")
+    if row.get("prompt") is not None:
+        return _pair(uri, row, _with_system(row, messages_of(row["prompt"], "prompt")))
+    unread = [name for name in PROMPT_LIKE if row.get(name) is not None]
+    if unread:
+        raise RowError(
+            "unread_prompt", f"`{unread[0]}` looks like the prompt, which is read from `prompt`; rename the column"
         )
-    return _pair(uri, prompt, chosen, rejected, _number(row, "margin", 0.0))
+    prompt, chosen, rejected = _without_prompt(row["chosen"], row["rejected"])
+    return judged(
+        uri, "preferences", _with_system(row, prompt), [chosen, rejected], (0, 1), _number(row, "margin", 0.0)
+    )
 
 
 def conversation_preference_row(uri: str, row: Row) -> Raw:
     """LLaMA-Factory's and axolotl's: a conversation, and two answers to it."""
-    prompt = _with_system(row, _list(row, "conversations" if row.get("conversations") is not None else "messages"))
-    chosen, rejected = (messages_of(row[name], name, "assistant") for name in ("chosen", "rejected"))
-    return _pair(uri, prompt, chosen, rejected, _number(row, "margin", 0.0))
+    name = "conversations" if row.get("conversations") is not None else "messages"
+    return _pair(uri, row, _with_system(row, _list(row, name)))
 
 
 def instruction_preference_row(uri: str, row: Row) -> Raw:
-    chosen, rejected = (messages_of(row[name], name, "assistant") for name in ("chosen", "rejected"))
-    return _pair(uri, _instruction(row), chosen, rejected, _number(row, "margin", 0.0))
+    """LLaMA-Factory's; Argilla calls the answers chosen_response and rejected_response."""
+    names = ("chosen", "rejected") if row.get("chosen") is not None else ("chosen_response", "rejected_response")
+    return _pair(uri, row, _instruction(row), names)
+
+
+def question_preference_row(uri: str, row: Row) -> Raw:
+    """Intel Orca's system, question and answers; distilabel calls the question input."""
+    name = "question" if row.get("question") is not None else "input"
+    return _pair(uri, row, _with_system(row, messages_of(row[name], name)))
 
 
 def swift_preference_row(uri: str, row: Row) -> Raw:
     """ms-swift's: a conversation, and a worse last answer."""
     turns = _list(row, "messages")
     rejected = messages_of(row["rejected_response"], "rejected_response", "assistant")
-    return _pair(uri, turns[:-1], turns[-1:], rejected, 0.0)
+    return judged(uri, "preferences", turns[:-1], [turns[-1:], rejected], (0, 1))
 
 
 def openai_preference_row(uri: str, row: Row) -> Raw:
     asked = row["input"]
     prompt = messages_of(asked.get("messages") if isinstance(asked, dict) else asked, "input")
-    chosen = messages_of(row["preferred_output"], "preferred_output", "assistant")
-    rejected = messages_of(row["non_preferred_output"], "non_preferred_output", "assistant")
-    return _pair(uri, prompt, chosen, rejected, 0.0)
+    return _pair(uri, row, prompt, ("preferred_output", "non_preferred_output"))
 
 
 def arena_row(uri: str, row: Row) -> Raw:
@@ -93,7 +106,7 @@ def helpsteer_row(uri: str, row: Row) -> Raw:
     """HelpSteer3's two responses; -3 (the first is much better) to 3 (the second is)."""
     prompt = messages_of(row["context"], "context")
     answers = [messages_of(row[name], name, "assistant") for name in ("response1", "response2")]
-    preference = _number(row, "overall_preference", 0.0)
+    preference = _number(row, "overall_preference")
     return judged(uri, "preferences", prompt, answers, (preference, 0), abs(preference))
 
 
@@ -104,9 +117,10 @@ def ranking_row(uri: str, row: Row) -> Raw:
         raise RowError("wrong_type", "answers is not a list")
     if ranks is None:
         ranks = [answer.get("rank") if isinstance(answer, dict) else None for answer in given]
-    numbers = [rank for rank in ranks if isinstance(rank, int | float)] if isinstance(ranks, list) else []
+    numbers = ranks if isinstance(ranks, list) else []
+    numbers = [rank for rank in numbers if isinstance(rank, int | float) and math.isfinite(rank)]
     if len(numbers) != len(given):
-        raise RowError("no_ranks", f"{len(given)} answers need a number each, in their `rank` or in `ranks`")
+        raise RowError("no_ranks", f"{len(given)} answers need a finite number each, in their `rank` or in `ranks`")
     answers = [_ranked_answer(answer, f"answers[{number}]") for number, answer in enumerate(given)]
     return judged(uri, "preferences", messages_of(row["prompt"], "prompt"), answers, numbers)
 
@@ -123,8 +137,10 @@ def conversation_thumb_row(uri: str, row: Row) -> Raw:
     return judged(uri, "thumbs", turns[:-1], [turns[-1:]], [0 if _label(row) else 1])
 
 
-def _pair(uri: str, prompt: list[Message], chosen: list[Message], rejected: list[Message], margin: float) -> Raw:
-    return judged(uri, "preferences", prompt, [chosen, rejected], (0, 1), margin)
+def _pair(uri: str, row: Row, prompt: list[Message], names: tuple[str, str] = ("chosen", "rejected")) -> Raw:
+    """The two answers in the columns `names`, the better one first; they may repeat the prompt."""
+    answers = [_after(prompt, messages_of(row[name], name, "assistant")) for name in names]
+    return judged(uri, "preferences", prompt, answers, (0, 1), _number(row, "margin", 0.0))
 
 
 def _without_prompt(chosen: object, rejected: object) -> tuple[list[Message], list[Message], list[Message]]:
@@ -144,10 +160,13 @@ def _without_prompt(chosen: object, rejected: object) -> tuple[list[Message], li
 
 
 def _after(prompt: list[Message], answer: list[Message]) -> list[Message]:
-    """The answer alone, where it repeats the prompt as UltraFeedback's does."""
+    """The answer alone, where it repeats the prompt as UltraFeedback's does, with or without the system message."""
     plain = [(turn["role"], turn["content"]) for turn in answer]
-    asked = [(turn["role"], turn["content"]) for turn in prompt]
-    return answer[len(prompt) :] if plain[: len(prompt)] == asked else answer
+    whole = [(turn["role"], turn["content"]) for turn in prompt]
+    for asked in (whole, [turn for turn in whole if turn[0] != "system"]):
+        if asked and plain[: len(asked)] == asked:
+            return answer[len(asked) :]
+    return answer
 
 
 def _list(row: Row, name: str) -> list[Message]:
@@ -161,8 +180,13 @@ def _read_only(turns: list[Message]) -> list[Message]:
 
 
 def _with_system(row: Row, turns: list[Message]) -> list[Message]:
+    """The turns after the row's `system`, where it has one and they do not begin with it. Raises RowError at another."""
     system = row.get("system")
     if not isinstance(system, str) or not system.strip():
+        return turns
+    if turns and turns[0]["role"] == "system":
+        if turns[0]["content"] != system:
+            raise RowError("two_systems", "the column `system` and the first message are different system messages")
         return turns
     return [Message(role="system", content=system), *turns]
 
@@ -212,11 +236,17 @@ def _label(row: Row) -> bool:
     return known[str(value).lower()]
 
 
-def _number(row: Row, name: str, default: float) -> float:
+def _number(row: Row, name: str, default: float | None = None) -> float:
+    """A finite number. What is not given (pandas writes NaN for that) is the default; without one that is a RowError."""
     value = row.get(name)
-    if value is None or value == "":
-        return default
     try:
-        return float(value)  # pyright: ignore[reportArgumentType] - what cannot be a number raises
+        number = math.nan if value is None or value == "" else float(value)  # pyright: ignore[reportArgumentType] - raises
     except (TypeError, ValueError):
         raise RowError("wrong_type", f"{name} is a {type(value).__name__}, not a number") from None
+    if math.isinf(number):
+        raise RowError("not_finite", f"{name} is {number}; a loss with it would be no number")
+    if not math.isnan(number):
+        return number
+    if default is None:
+        raise RowError("no_number", f"{name} has no number")
+    return default

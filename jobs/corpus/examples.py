@@ -1,6 +1,6 @@
 """Judged answers of one shard -> examples: every answer with its prompt as a segment of tokens and weights.
 
-    Judgement --template--> prompt + answer, once for each answer --cut at the context--> ExampleRow
+    Judgement --template--> prompt + answer, once for each answer --cut after its end, at the context--> ExampleRow
     thumbs: beside its own answer each gets that of another prompt, from which KTO estimates its KL term
 
 All answers to a prompt begin with the same tokens: each is rendered with the prompt, and refused where the template or the
@@ -47,10 +47,14 @@ class Renderer:
     stage: ShardsStage
 
     def answer(self, prompt: Sequence[Message], answer: Sequence[Message]) -> tuple[Rendered, int]:
-        """Prompt and answer within the context, and how many tokens were cut off. Raises RowError."""
+        """Prompt and answer up to its end token, within the context, and how many tokens were cut off there. Raises RowError."""
         # An answer that is judged is learnt, whatever weight its file gave it for SFT.
         turns: list[Message] = [Message(role=turn["role"], content=turn["content"]) for turn in (*prompt, *answer)]
-        whole = render(self.tokenizer, turns, self.ends, "assistant", first=len(prompt))
+        rendered = render(self.tokenizer, turns, self.ends, "assistant", first=len(prompt))
+        # What a template writes after the end token (ChatML's line end) no model generates: a score is read at the last
+        # token of a segment, and that of an answer PPO samples is its end token.
+        stop = int(np.flatnonzero(rendered.weights)[-1]) + 1
+        whole = Rendered(rendered.input_ids[:stop], rendered.weights[:stop], rendered.prompt_length)
         context = self.stage.context
         surplus = max(0, len(whole.input_ids) - context)
         if surplus and self.stage.too_long == "quarantine":

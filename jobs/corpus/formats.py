@@ -44,7 +44,9 @@ FORMATS: dict[str, Format] = {
     "instructions": Format(
         _any("instruction output", "instruction response"), convert.instruction_row, (*INSTRUCTION, "text")
     ),
-    "preferences": Format(_any("chosen rejected"), convert.preference_row, ("prompt", "margin")),
+    "preferences": Format(
+        _any("chosen rejected", "prompt chosen rejected"), convert.preference_row, ("system", "margin")
+    ),
     "ultrafeedback": Format(_any("prompt chosen rejected messages"), convert.preference_row, ("margin",)),
     "conversation_preferences": Format(
         _any("conversations chosen rejected", "messages chosen rejected"),
@@ -52,7 +54,18 @@ FORMATS: dict[str, Format] = {
         ("system", "margin"),
     ),
     "instruction_preferences": Format(
-        _any("instruction chosen rejected"), convert.instruction_preference_row, (*INSTRUCTION, "margin")
+        _any(
+            "instruction chosen rejected",
+            "instruction input chosen rejected",
+            "instruction chosen_response rejected_response",
+        ),
+        convert.instruction_preference_row,
+        (*INSTRUCTION, "margin"),
+    ),
+    "question_preferences": Format(
+        _any("question chosen rejected", "input chosen rejected"),
+        convert.question_preference_row,
+        ("system", "margin"),
     ),
     "swift_preferences": Format(_any("messages rejected_response"), convert.swift_preference_row),
     "openai_preferences": Format(_any("input preferred_output non_preferred_output"), convert.openai_preference_row),
@@ -84,6 +97,8 @@ def recognise(row: Row) -> str:
     best = {name for name, needed in fitting if not any(needed < other for _, other in fitting)}
     if len(best) > 1:
         best -= {"text_rows"}  # a rendered copy beside the columns it was made of, as Alpaca has
+    if "preferences" in best:
+        best -= {"question_preferences"}  # a question beside TRL's `prompt`, which may be made of it: the prompt counts
     if len(best) > 1:
         raise RowError("ambiguous", f"columns {_listed(present)} fit {_listed(best)}; say which by `format`")
     if not best:
@@ -103,8 +118,10 @@ def convert_row(uri: str, row: Row, name: str) -> Raw:
 
 
 def columns_of(row: Row) -> frozenset[str]:
-    """Columns that hold something: a Parquet file has every column in every row."""
-    return frozenset(name for name, value in row.items() if value is not None)
+    """Columns that hold something: a Parquet file has every column in every row, and Alpaca's `input` is often ""."""
+    return frozenset(
+        name for name, value in row.items() if value is not None and not (name in INSTRUCTION and value == "")
+    )
 
 
 def used_columns(row: Row, name: str) -> list[str]:

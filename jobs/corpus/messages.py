@@ -23,7 +23,7 @@ def messages_of(value: object, field: str, role: str = "user") -> list[Message]:
     if isinstance(value, str):
         if HH_TURN.match(value):
             return transcript(value)
-        return [Message(role=role, content=value)]
+        return [Message(role=role, content=_without_joint(value) if role == "assistant" else value)]
     if isinstance(value, dict):
         return [message_of(value, field)]
     if not isinstance(value, list) or not value:
@@ -55,6 +55,14 @@ def transcript(text: str) -> list[Message]:
     if turns[-1][0] == "Assistant" and not turns[-1][1].strip():
         turns.pop()
     return [Message(role="user" if who == "Human" else "assistant", content=said.strip()) for who, said in turns]
+
+
+def _without_joint(text: str) -> str:
+    """TRL's plain strings join a prompt to its answer by the answer's first space ("The sky is", " blue."); turns do not.
+
+    More than one is indentation.
+    """
+    return text[1:] if text[:1] == " " and not text[1:2].isspace() else text
 
 
 def text_field(row: Mapping[str, object], name: str) -> str:

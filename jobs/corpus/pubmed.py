@@ -67,7 +67,7 @@ def _document(article: ET.Element, uri: str, seen: set[str]) -> Raw | Rejected:
 def _sections(article: ET.Element) -> list[Section]:
     sections = []
     for element in article.iterfind("MedlineCitation/Article/Abstract/AbstractText"):
-        label = element.get("Label", "").strip()
+        label = " ".join(element.get("Label", "").split())
         is_conclusion = element.get("NlmCategory") == "CONCLUSIONS" or "CONCLUSION" in label.upper()
         text = _text(element)
         if text:

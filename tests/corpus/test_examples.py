@@ -111,6 +111,32 @@ def test_an_answer_that_changes_the_prompts_tokens_is_set_aside(model: Store) ->
     assert row["prompt_lengths"] == [shared, shared] and first[:shared] == second[:shared]
 
 
+CHATML = (
+    "{% for m in messages %}{{ m.role + ': ' + m.content + eos_token + '\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}assistant: {% endif %}"
+)
+
+
+@pytest.mark.parametrize("rows", ["preferences", "thumbs"])
+def test_every_answer_ends_at_its_end_token_as_those_that_ppo_samples(model: Store, rows: str) -> None:
+    turns = [{"role": "assistant", "content": "One."}, {"role": "user", "content": "And?"}]
+    documents = documents_of(
+        {"prompt": "Which?", "chosen": "This one.", "rejected": "None."},
+        {"prompt": "How?", "chosen": [*turns, {"role": "assistant", "content": "Two."}], "rejected": "So."},
+    )
+    renderer = renderer_of(model, stage_of(rows), CHATML)
+    built = (
+        preference_examples(documents, renderer)
+        if rows == "preferences"
+        else thumb_examples(documents, documents, renderer)
+    )
+    found = [part for row in built.table.to_pylist() for part in segments(row)]
+    # A thumb brings another answer along; a pair is a thumb up and a thumb down.
+    assert len(found) == (4 if rows == "preferences" else 8)
+    for ids, weights in found:
+        assert ids[-1] in renderer.ends and weights[-1] == 1
+
+
 def reasons(built: Examples) -> dict[str, str]:
     return dict(zip(built.rejected["uri"].to_pylist(), built.rejected["reason"].to_pylist(), strict=True))
 

@@ -36,6 +36,8 @@ CONVERSATIONS: list[tuple[str, dict[str, Any], list[Message]]] = [
 ]  # fmt: skip
 
 PAIR = Judgement("preferences", [USER], [[GOOD], [BAD]], [0, 1])
+SYSTEM_PAIR = Judgement("preferences", [SYSTEM, USER], [[GOOD], [BAD]], [0, 1])
+SAME_START = Judgement("preferences", [USER], [[{**GOOD, "content": "The A"}], [{**BAD, "content": "The B"}]], [0, 1])
 JUDGEMENTS: list[tuple[str, dict[str, Any], Judgement]] = [
     ("preferences", {"prompt": "Q", "chosen": "A", "rejected": "B"}, PAIR),
     ("preferences", {"prompt": [USER], "chosen": [GOOD], "rejected": [BAD]}, PAIR),
@@ -51,7 +53,16 @@ JUDGEMENTS: list[tuple[str, dict[str, Any], Judgement]] = [
     ("ultrafeedback", {"prompt": "Q", "chosen": [USER, GOOD], "rejected": [USER, BAD], "messages": [USER, GOOD], "score_chosen": 9.0}, PAIR),
     ("conversation_preferences", {"conversations": [HUMAN], "chosen": GPT, "rejected": WORSE}, PAIR),
     ("conversation_preferences", {"messages": [USER], "chosen": GOOD, "rejected": BAD}, PAIR),
+    ("preferences", {"system": "S", "prompt": "Q", "chosen": "A", "rejected": "B", "input": ""}, SYSTEM_PAIR),
+    ("preferences", {"system": "S", "prompt": "Q", "chosen": [USER, GOOD], "rejected": [SYSTEM, USER, BAD]}, SYSTEM_PAIR),
+    ("preferences", {"system": "S", "chosen": [SYSTEM, USER, GOOD], "rejected": [SYSTEM, USER, BAD]}, SYSTEM_PAIR),
+    ("preferences", {"prompt": "Q", "question": "of what Q was made", "chosen": "A", "rejected": "B"}, PAIR),
     ("instruction_preferences", {"instruction": "Q", "input": "", "chosen": "A", "rejected": "B"}, PAIR),
+    ("instruction_preferences", {"instruction": "Q", "input": "S", "chosen": "A", "rejected": "B"}, SYSTEM_PAIR),
+    ("instruction_preferences", {"instruction": "Q", "chosen_response": "A", "rejected_response": "B", "chosen_avg_rating": 4.0}, PAIR),
+    ("question_preferences", {"system": "S", "question": "Q", "chosen": "A", "rejected": "B"}, SYSTEM_PAIR),
+    ("question_preferences", {"system": "", "question": "Q", "chosen": "The A", "rejected": "The B"}, SAME_START),
+    ("question_preferences", {"system": "S", "input": "Q", "chosen": "A", "rejected": "B", "generations": ["A", "B"]}, SYSTEM_PAIR),
     ("swift_preferences", {"messages": [USER, GOOD], "rejected_response": "B"}, PAIR),
     ("openai_preferences", {"input": {"messages": [USER], "tools": []}, "preferred_output": [GOOD], "non_preferred_output": [BAD]}, PAIR),
     ("arena", {"conversation_a": [USER, BAD], "conversation_b": [USER, GOOD], "winner": "model_b"}, PAIR),
@@ -128,6 +139,9 @@ def test_the_same_rows_in_every_kind_of_file(tmp_path: Path) -> None:
         ({"prompt": "", "chosen": "A", "rejected": "B"}, "no_prompt"),
         ({"chosen": "A", "rejected": "B"}, "no_prompt"),
         ({"prompt": "Q", "chosen": "A", "rejected": "B", "margin": -1}, "negative_margin"),
+        ({"prompt": "Q", "chosen": "A", "rejected": "B", "margin": "inf"}, "not_finite"),
+        ({"query": "Q", "chosen": "It is A", "rejected": "It is B"}, "unread_prompt"),
+        ({"system": "T", "prompt": [SYSTEM, USER], "chosen": "A", "rejected": "B"}, "two_systems"),
         ({"prompt": "Q", "chosen": "A", "rejected": 3}, "wrong_type"),
         ({"prompt": "Q", "answers": ["A", "B"], "ranks": [1, 1]}, "all_tied"),
         ({"prompt": "Q", "answers": ["A"], "ranks": [1]}, "one_answer"),
@@ -144,6 +158,30 @@ def test_what_cannot_be_learnt_is_set_aside_by_reason(tmp_path: Path, row: dict[
     (rejected,) = read(write(tmp_path / "a.jsonl", row))
     assert isinstance(rejected, Rejected), rejected
     assert (rejected.uri, rejected.reason) == ("a.jsonl#1", reason)
+
+
+def test_numbers_that_pandas_left_out_are_not_given(tmp_path: Path) -> None:
+    nan, pair = float("nan"), {"prompt": "Q", "chosen": "A", "rejected": "B"}
+    rows: dict[str, list[dict[str, Any]]] = {
+        "margins": [{**pair, "margin": 1.5}, {**pair, "margin": nan}, {**pair, "margin": float("-inf")}],
+        "ranks": [{"prompt": "Q", "answers": ["A", "B", "C"], "ranks": [1.0, rank, 2.0]} for rank in (nan, 3.0)],
+        "helpsteer": [{"context": [USER], "response1": "A", "response2": "B", "overall_preference": nan}],
+    }
+    found = {}
+    for name, values in rows.items():
+        pq.write_table(pa.Table.from_pylist(values), tmp_path / f"{name}.parquet")
+        found[name] = read(tmp_path / f"{name}.parquet")
+    given, not_given, infinite = found["margins"]
+    assert given.judgement.margin == 1.5 and not_given.judgement.margin == 0
+    assert (infinite.uri, infinite.reason) == ("margins.parquet#3", "not_finite")
+    missing, ranked = found["ranks"]
+    assert (missing.uri, missing.reason) == ("ranks.parquet#1", "no_ranks")
+    assert [answer[0]["content"] for answer in ranked.judgement.answers] == ["A", "C", "B"]
+    (undecided,) = found["helpsteer"]
+    assert (undecided.uri, undecided.reason) == ("helpsteer.parquet#1", "no_number")
+    (tmp_path / "a.csv").write_text("prompt,chosen,rejected,margin\nQ,A,B,nan\n")
+    (document,) = read(tmp_path / "a.csv")
+    assert isinstance(document, Raw) and document.judgement == PAIR
 
 
 def test_unknown_columns_are_told_the_nearest_formats(tmp_path: Path) -> None:

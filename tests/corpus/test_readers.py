@@ -102,6 +102,13 @@ def test_pubmed_text_and_conclusion_task(tmp_path: Path):
     ]
 
 
+def test_a_pubmed_label_is_one_line_in_the_task_too(tmp_path: Path):
+    path = tmp_path / "p.xml"
+    path.write_text(PUBMED.replace('Label="METHODS"', 'Label="MATERIALS  AND&#10; METHODS"'))
+    messages = documents(read(path, "pubmed"))[0].messages
+    assert messages is not None and "\n\nMATERIALS AND METHODS: We counted" in messages[0]["content"]
+
+
 def test_a_truncated_gzip_keeps_what_was_read_and_says_so(tmp_path: Path):
     path = tmp_path / "a.jsonl.gz"
     lines = "".join(json.dumps({"text": f"row {n} {n * n * 7919}"}) + "\n" for n in range(5000))
