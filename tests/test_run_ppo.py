@@ -17,7 +17,7 @@ from tests.world.conditions import wait_for
 from tests.world.toy_ppo import toy_ppo_stage, write_toy_ppo
 from tests.world.toy_run import ToyRun, tree_digest
 
-pytestmark = [pytest.mark.cluster, pytest.mark.vllm]
+pytestmark = [pytest.mark.cluster, pytest.mark.vllm, pytest.mark.timeout(1200)]
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +98,7 @@ def test_a_killed_driver_goes_on_to_the_same_bits(unbroken: ToyRun, tmp_path: Pa
 def test_a_killed_actor_is_replaced_and_the_bits_are_the_same(unbroken: ToyRun, tmp_path: Path, role: str) -> None:
     run = before_ppo(unbroken, tmp_path)
     process = run.start()
-    run.wait_for_step(1, timeout_s=300)
+    run.wait_for_step(1, timeout_s=540)
     os.kill(wait_for(f"an actor {role}", lambda: actor_of(process.pid, role), 30), signal.SIGKILL)
     output, _ = process.communicate(timeout=400)
     assert process.returncode == 0, output
