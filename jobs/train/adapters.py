@@ -9,7 +9,7 @@ PEFT renames what it wraps; `checkpoint_name` gives back the name under which a 
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -129,7 +129,7 @@ def peft_name(name: str) -> str | None:
     return None
 
 
-def config_json(lora: Lora, tied: bool, base: str, trained: Iterable[str]) -> dict[str, object]:
+def config_json(lora: Lora, tied: bool, base: str, trained: Collection[str]) -> dict[str, object]:
     """adapter_config.json as PEFT and vLLM read it: `all-linear` is spelt out."""
     config = peft_config(lora, tied, base).to_dict()
     modules = (found["module"] for name in trained if (found := LORA_PART.match(name)))
@@ -150,6 +150,9 @@ def read_adapter_config(adapter: Store) -> Lora:
     if unknown or config.get("bias", "none") != "none":
         raise AdapterError(f"{adapter.root}: {', '.join(unknown) or 'bias'} in {ADAPTER_CONFIG} is not supported here")
     return Lora(
+    if SCORE_NAME in trained:
+        # PEFT then puts them on a *ForSequenceClassification, and looks for its head among them.
+        config["task_type"] = TaskType.SEQ_CLS
         rank=config["r"], alpha=config["lora_alpha"], rslora=config.get("use_rslora", False),
         dora=config.get("use_dora", False), train_whole=config.get("modules_to_save") or [],
         base=adapter.read_json(BASE_FILE)["base"] if adapter.exists(BASE_FILE) else "as_stored",
