@@ -137,9 +137,16 @@ def test_merging_later_gives_the_same_model(directory: Path, one_rank: DeviceMes
         (Lora(targets=["q_proj", "kv_proj"]), r"lora.targets: no module is called 'kv_proj'.*q_proj"),
         (Lora(targets=["embed_tokens"]), "embed_tokens is no linear layer; put it under `train_whole`"),
         (Lora(train_whole=["wte"]), "lora.train_whole: no module is called 'wte'"),
+        (Lora(targets=["q_proj", "lm_head"]), "lora.targets: lm_head gets no adapter; put .* under `train_whole`"),
+        (
+            Lora(targets=["q_proj", "up_proj"], train_whole=["up_proj"]),
+            r"up_proj is in both `targets` .* leave it out of one",
+        ),
+        (Lora(targets=["q_proj"], train_whole=["self_attn"]), "q_proj is in both"),
+        (Lora(train_whole=["down_proj"]), r"down_proj is in both `targets` \(all-linear\)"),
     ],
 )
-def test_modules_that_are_not_there(directory: Path, one_rank: DeviceMesh, lora: Lora, message: str) -> None:
+def test_modules_that_cannot_have_adapters(directory: Path, one_rank: DeviceMesh, lora: Lora, message: str) -> None:
     with pytest.raises(AdapterError, match=message):
         Learner(LearnerSpec(open_store(str(directory)), "fp32", Optimizer(), lora=lora), one_rank)
 
@@ -197,13 +204,6 @@ def test_adapters_of_another_kind_are_not_gone_on_with(
         trained(directory, other, tmp_path / "other", adapter=open_store(str(tmp_path / "adapter")))
 
 
-def test_merging_into_another_base_is_refused(directory: Path, one_rank: DeviceMesh, tmp_path: Path) -> None:
-    trained(directory, VARIANTS["lora"], tmp_path, steps=1)
-    other = open_store(str(save_tiny_model(tmp_path / "qwen", "qwen3")))
-    tensors, lora = read_adapters(open_store(str(tmp_path / "adapter")))
-    with pytest.raises(AdapterError, match=r"k_proj.weight is \[32, 32\] in .*its adapter is for \[16, 32\]"):
-        export_merged(tensors, lora, other, open_store(str(tmp_path / "merged")))
-
 def test_the_adapters_of_a_reward_model_score_the_same_in_peft(
     directory: Path, one_rank: DeviceMesh, tmp_path: Path
 ) -> None:
@@ -224,6 +224,13 @@ def test_the_adapters_of_a_reward_model_score_the_same_in_peft(
         scores = torch.stack([scorer(torch.tensor([text])).logits[0, 0] for text in texts])
     torch.testing.assert_close(scores, learner.forward(batch), rtol=0, atol=1e-5)
 
+
+def test_merging_into_another_base_is_refused(directory: Path, one_rank: DeviceMesh, tmp_path: Path) -> None:
+    trained(directory, VARIANTS["lora"], tmp_path, steps=1)
+    other = open_store(str(save_tiny_model(tmp_path / "qwen", "qwen3")))
+    tensors, lora = read_adapters(open_store(str(tmp_path / "adapter")))
+    with pytest.raises(AdapterError, match=r"k_proj.weight is \[32, 32\] in .*its adapter is for \[16, 32\]"):
+        export_merged(tensors, lora, other, open_store(str(tmp_path / "merged")))
 
 
 def test_a_model_merged_in_bf16_says_the_same_words(one_rank: DeviceMesh, tmp_path: Path) -> None:
