@@ -171,9 +171,9 @@ def _shards(stage: ShardsStage, context: StageContext) -> Outcome:
 
 
 def _train(stage: AnyTrainStage, context: StageContext) -> Outcome:
-    from jobs.corpus.schema import DataError
-    from jobs.corpus.segments import read_tokenizer_files
     from jobs.merging import adapters_of
+    from jobs.same_tokens import check_same_tokens
+    from jobs.train import heldout
     from jobs.train.loop import Ending, TrainJob
     from jobs.train.plan import total_steps
     from jobs.train.ray_host import Listener, train_on_ray
@@ -183,11 +183,7 @@ def _train(stage: AnyTrainStage, context: StageContext) -> Outcome:
     rows = read_index(shards.content, "train")
     manifest = shards.content.read_json("manifest.json")
     trusted = trusts_code(context.store, model)
-    if read_tokenizer_files(model.content.below("model"), trusted).sha256 != manifest["tokenizer_sha256"]:
-        raise DataError(
-            f"stages.{context.name}: {shards.name} was made with another tokenizer or template than {model.name} has; "
-            f"set stages.{shards.name}.model to the model that is trained, or to one it comes from"
-        )
+    check_same_tokens(context.name, context.inputs, trusted)
     check_rows_fit(context.name, stage, shards.name, manifest["rows"])
     row_tokens = int(manifest["context"])
     steps = total_steps(stage, len(rows), row_tokens)
