@@ -215,7 +215,7 @@ def _train(stage: AnyTrainStage, context: StageContext) -> Outcome:
             "steps": len(steps_done),
             "first_loss": steps_done[0]["loss"],
             "last_loss": steps_done[-1]["loss"],
-            **_heldout_changes(history),
+            **heldout.changes(history, "last" if stage.heldout is None else stage.heldout.export),
         },
         counts={"tokens": int(sum(entry["tokens"] for entry in steps_done))},
         licences=sorted(_licences(context)),
@@ -270,15 +270,6 @@ def _licences(context: StageContext) -> set[str]:
     return {licence for artifact in context.inputs.values() for licence in artifact.record["licences"]}
 
 
-def _heldout_changes(history: list[dict[str, float]]) -> dict[str, float]:
-    """Held-out metrics before and after: {heldout/loss_before: ..., heldout/loss: ...}."""
-    measured = [entry for entry in history if "heldout/loss" in entry]
-    names = [name for name in (measured[0] if measured else {}) if name.startswith(("heldout/", "general/"))]
-    return {
-        f"{name}{when}": entry[name] for name in names for when, entry in (("_before", measured[0]), ("", measured[-1]))
-    }
-
-
 def _evaluate(stage: EvaluateStage, context: StageContext) -> Outcome:
     from jobs.evaluate.evaluate import evaluate
 
@@ -299,13 +290,6 @@ def _report(stage: ReportStage, context: StageContext) -> Outcome:
     from jobs.evaluate.report import write_report
 
     evaluation = context.inputs["evaluation"]
-    write_report(
-        evaluation.content.read_json("evaluation.json"),
-        [evaluation, *ancestors(context.store, evaluation)],
-        context.content,
-    )
-    return Outcome(
-        licences=sorted(
-            {licence for parent in ancestors(context.store, evaluation) for licence in parent.record["licences"]}
-        )
-    )
+    parents = ancestors(context.store, evaluation)
+    write_report(evaluation.content.read_json("evaluation.json"), [evaluation, *parents], context.content)
+    return Outcome(licences=sorted({licence for parent in parents for licence in parent.record["licences"]}))

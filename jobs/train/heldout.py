@@ -8,6 +8,7 @@ import math
 from dataclasses import dataclass
 
 import torch
+from typing import Literal
 import torch.distributed as dist
 
 from cluster.storage import Store
@@ -91,6 +92,21 @@ def reason_to_stop(evaluation: HeldoutEvaluation, history: list[dict[str, float]
         since_best = len(losses) - 1 - losses.index(min(losses))
         if since_best >= evaluation.patience:
             return f"held-out loss has not fallen for {since_best} evaluations (best {min(losses):.4f})"
+def changes(history: list[dict[str, float]], export: Literal["last", "best"]) -> dict[str, float]:
+    """Metrics before training and of the exported weights: {heldout/loss_before: ..., heldout/loss: ...}."""
+    measured = [entry for entry in history if "heldout/loss" in entry]
+    if not measured:
+        return {}
+    exported = measured[-1]
+    if export == "best":
+        exported = next(entry for entry in measured if entry["step"] == best_step(history))
+    found = {"exported_step": exported["step"]} if export == "best" else {}
+    for name in measured[0]:
+        if name.startswith(("heldout/", "general/")):
+            found |= {f"{name}_before": measured[0][name], name: exported[name]}
+    return found
+
+
     if evaluation.over_budget == "stop":
         return over_budget(evaluation, history)
     return None
