@@ -22,7 +22,7 @@ from configs.schema.training import AnyTrainStage, KtoStage, LanguageModelStage,
 from configs.schema.tree import hashed_values
 
 STAGE_VERSIONS = {
-    "model": 1, "corpus": 2, "shards": 3, "cpt": 2, "sft": 2, "reward": 1, "dpo": 1,
+    "model": 1, "corpus": 2, "shards": 5, "cpt": 2, "sft": 2, "reward": 1, "dpo": 1,
     "kto": 1, "orpo": 1, "ppo": 1, "evaluate": 1, "report": 1,
 }  # fmt: skip
 """Raised by hand when the same config and inputs would give another result: it renews the key."""
