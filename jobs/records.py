@@ -8,6 +8,7 @@ each other. Weights say which tokens are learnt: 1 for every token of a text, 1 
 """
 
 from dataclasses import dataclass
+from itertools import accumulate
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +101,23 @@ class ExampleRow:
     """(S,) tokens of the prompt, before the answer starts."""
     margin: float
     """By how much the chosen answer is better, where the data say it; else 0."""
+
+    def shared_prompts(self) -> list[int]:
+        """(S,) how many of its first tokens each segment can take from the first one: the prompt but for its last token.
+
+        0 where the prompts differ (they may be cut differently), where the segment's own prompt is learnt, and for a
+        mismatched completion, which is computed apart from the answer before it.
+        """
+        starts = [0, *accumulate(self.segment_lengths)]
+        shared = [0] * len(self.segment_lengths)
+        for segment, (start, prompt) in enumerate(zip(starts, self.prompt_lengths, strict=False)):
+            together = (self.levels[segment] < 0) == (self.levels[0] < 0)
+            same = (
+                self.input_ids[start : start + prompt] == self.input_ids[:prompt] and prompt == self.prompt_lengths[0]
+            )
+            if segment and together and same and not any(self.weights[start : start + prompt]):
+                shared[segment] = max(prompt - 1, 0)
+        return shared
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from configs.schema.training import AnyTrainStage, KtoStage, LanguageModelStage,
 from configs.schema.tree import hashed_values
 
 STAGE_VERSIONS = {
-    "model": 1, "corpus": 3, "shards": 6, "cpt": 2, "sft": 2, "reward": 2, "dpo": 2,
+    "model": 1, "corpus": 3, "shards": 7, "cpt": 2, "sft": 2, "reward": 2, "dpo": 2,
     "kto": 1, "orpo": 1, "ppo": 1, "evaluate": 1, "report": 1,
 }  # fmt: skip
 """Raised by hand when the same config and inputs would give another result: it renews the key."""
@@ -171,9 +171,9 @@ def _shards(stage: ShardsStage, context: StageContext) -> Outcome:
 
 
 def _train(stage: AnyTrainStage, context: StageContext) -> Outcome:
-    from jobs.corpus.schema import DataError
-    from jobs.corpus.segments import read_tokenizer_files
     from jobs.merging import adapters_of
+    from jobs.same_tokens import check_same_tokens
+    from jobs.train import heldout
     from jobs.train.loop import Ending, TrainJob
     from jobs.train.plan import total_steps
     from jobs.train.ray_host import Listener, train_on_ray
@@ -183,11 +183,7 @@ def _train(stage: AnyTrainStage, context: StageContext) -> Outcome:
     rows = read_index(shards.content, "train")
     manifest = shards.content.read_json("manifest.json")
     trusted = trusts_code(context.store, model)
-    if read_tokenizer_files(model.content.below("model"), trusted).sha256 != manifest["tokenizer_sha256"]:
-        raise DataError(
-            f"stages.{context.name}: {shards.name} was made with another tokenizer or template than {model.name} has; "
-            f"set stages.{shards.name}.model to the model that is trained, or to one it comes from"
-        )
+    check_same_tokens(context.name, context.inputs, trusted)
     check_rows_fit(context.name, stage, shards.name, manifest["rows"])
     row_tokens = int(manifest["context"])
     steps = total_steps(stage, len(rows), row_tokens)
@@ -219,7 +215,7 @@ def _train(stage: AnyTrainStage, context: StageContext) -> Outcome:
             "steps": len(steps_done),
             "first_loss": steps_done[0]["loss"],
             "last_loss": steps_done[-1]["loss"],
-            **_heldout_changes(history),
+            **heldout.changes(history, "last" if stage.heldout is None else stage.heldout.export),
         },
         counts={"tokens": int(sum(entry["tokens"] for entry in steps_done))},
         licences=sorted(_licences(context)),
@@ -274,15 +270,6 @@ def _licences(context: StageContext) -> set[str]:
     return {licence for artifact in context.inputs.values() for licence in artifact.record["licences"]}
 
 
-def _heldout_changes(history: list[dict[str, float]]) -> dict[str, float]:
-    """Held-out metrics before and after: {heldout/loss_before: ..., heldout/loss: ...}."""
-    measured = [entry for entry in history if "heldout/loss" in entry]
-    names = [name for name in (measured[0] if measured else {}) if name.startswith(("heldout/", "general/"))]
-    return {
-        f"{name}{when}": entry[name] for name in names for when, entry in (("_before", measured[0]), ("", measured[-1]))
-    }
-
-
 def _evaluate(stage: EvaluateStage, context: StageContext) -> Outcome:
     from jobs.evaluate.evaluate import evaluate
 
@@ -303,13 +290,6 @@ def _report(stage: ReportStage, context: StageContext) -> Outcome:
     from jobs.evaluate.report import write_report
 
     evaluation = context.inputs["evaluation"]
-    write_report(
-        evaluation.content.read_json("evaluation.json"),
-        [evaluation, *ancestors(context.store, evaluation)],
-        context.content,
-    )
-    return Outcome(
-        licences=sorted(
-            {licence for parent in ancestors(context.store, evaluation) for licence in parent.record["licences"]}
-        )
-    )
+    parents = ancestors(context.store, evaluation)
+    write_report(evaluation.content.read_json("evaluation.json"), [evaluation, *parents], context.content)
+    return Outcome(licences=sorted({licence for parent in parents for licence in parent.record["licences"]}))

@@ -64,9 +64,19 @@ PROMPT_SCHEMA = pa.schema(
 )
 """The fields of records.PromptRow."""
 
-INDEX_SCHEMA = pa.schema([("shard", pa.int32()), ("row", pa.int32()), ("tokens", pa.int32()), ("weight", pa.float32())])
-"""Where each packed row lies and what it weighs: enough to plan every step without reading a token. `weight` is
-the sum of the row's weights, its share of the loss denominator; float32 is exact for whole ones up to 2**24."""
+INDEX_SCHEMA = pa.schema(
+    [
+        ("shard", pa.int32()),
+        ("row", pa.int32()),
+        ("tokens", pa.int32()),
+        ("weight", pa.float32()),
+        ("source", pa.string()),
+    ]
+)
+"""Where each packed row lies and what it costs and weighs: enough to plan every step without reading a token. `tokens` are
+those that are computed: answers to one prompt share it. `weight` is the sum of the row's weights, its share of the loss
+denominator; float32 is exact for whole ones up to 2**24. `source` is that of the row's documents, null where they have
+several; held-out rows have one."""
 
 ROW_GROUP_ROWS = 4096
 """A reader holds one row group: about 8 MB of abstracts, or 4 M packed tokens."""

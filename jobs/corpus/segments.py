@@ -86,7 +86,7 @@ class Segments:
     rejected: pa.Table
     """QUARANTINE_SCHEMA"""
     counts: Counter[str]
-    """`truncated`: conversations longer than the context; `lost_tokens`: what was cut off them."""
+    """`truncated`: conversations longer than the context; `lost_tokens`: what was cut off them; `lone_tokens`: of texts."""
 
 
 def text_segments(documents: pa.Table, tokenizer: PreTrainedTokenizerBase, end_id: int) -> Segments:
@@ -102,6 +102,27 @@ def text_segments(documents: pa.Table, tokenizer: PreTrainedTokenizerBase, end_i
             _segment_table(ids, [np.ones(len(row), np.float32) for row in ids], batch["document_id"].to_pylist())
         )
     return Segments(_concatenated(tables), QUARANTINE_SCHEMA.empty_table(), Counter())
+
+
+def without_lone_tokens(segments: Segments, context: int) -> Segments:
+    """Without the last token of texts of k x context + 1: as a piece of its own nothing predicts it, and it fills a row."""
+    if segments.table.num_rows == 0:
+        return segments
+    ids, weights = segments.table["input_ids"].chunk(0), segments.table["weights"].chunk(0)
+    offsets = ids.offsets.to_numpy()
+    lengths = np.diff(offsets)
+    lone = lengths % context == 1
+    kept = np.ones(offsets[-1] - offsets[0], dtype=bool)
+    kept[offsets[1:][lone] - offsets[0] - 1] = False
+    shorter = pa.array(np.concatenate([[0], np.cumsum(lengths - lone)]), pa.int32())
+    columns = {
+        "input_ids": pa.ListArray.from_arrays(shorter, pa.array(ids.flatten().to_numpy()[kept])),
+        "weights": pa.ListArray.from_arrays(shorter, pa.array(weights.flatten().to_numpy()[kept])),
+        "document_id": segments.table["document_id"],
+    }
+    table = pa.table(columns, schema=SEGMENT_SCHEMA).filter(pa.array(lengths > lone)).combine_chunks()
+    counts = segments.counts + Counter(lone_tokens=int(lone.sum()))
+    return Segments(table, segments.rejected, counts)
 
 
 def conversation_segments(

@@ -10,16 +10,15 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 from transformers import PreTrainedTokenizerBase
 
 from cluster.storage import Store
 from configs.schema.corpus import ShardsStage
 from jobs.corpus.partitions import Progress, Read, Report, Write, add_counts, run_partitions
-from jobs.corpus.schema import INDEX_SCHEMA, PROMPT_SCHEMA, DataError, partition_of, read_table, write_table
+from jobs.corpus.schema import INDEX_SCHEMA, DataError, partition_of, read_table, write_table
 from jobs.corpus.segments import TokenizerFiles, load_tokenizer, read_tokenizer_files
-from jobs.corpus.shard_rows import KEPT, build_rows, check_kind
+from jobs.corpus.shard_rows import KEPT, build_rows, check_kind, index_of
 from jobs.corpus.template import check_template, end_token_ids
 
 SPLITS = ("train", "heldout")
@@ -55,6 +54,8 @@ class ShardsSummary:
     """Conversations and answers cut at the context; something to learn is left in each."""
     lost_tokens: int
     """Cut off the truncated ones."""
+    lone_tokens: int
+    """Last tokens of texts of k x context + 1 tokens: nothing would predict one alone, so they are dropped."""
     left_out: int
     """Documents of another kind: without messages where `rows: messages`, not judged where `rows: preferences`."""
     quarantined: dict[str, int]
@@ -97,6 +98,7 @@ def build_shards(
         heldout=_split_summary(reports, "heldout", stage),
         truncated=counts.get("truncated", 0),
         lost_tokens=counts.get("lost_tokens", 0),
+        lone_tokens=counts.get("lone_tokens", 0),
         left_out=manifest["train"] + manifest["heldout"] - counts["documents"],
         quarantined=add_counts(reports, "quarantined"),
         tokenizer_sha256=files.sha256,
@@ -132,6 +134,7 @@ def partition_writer(
         tokenizer = load_tokenizer(files)
         report: Report = {"files": {}, "index": {}, "documents": {}, "counts": {"documents": documents.num_rows}}
         rejected = []
+        sources = dict(zip(documents["document_id"].to_pylist(), documents["source"].to_pylist(), strict=True))
         # document_id alone could tie: it is only the first 8 bytes of sha256.
         documents = documents.sort_by([("document_id", "ascending"), ("sha256", "ascending")])
         for split in SPLITS:
@@ -139,7 +142,9 @@ def partition_writer(
             rejected.append(built.rejected)
             report["counts"] = add_counts([report, {"counts": built.counts}], "counts")
             report["documents"][split] = built.documents
-            _write_split(output, f"{split}/shard-{shard:05d}.parquet", split, built.rows, report)
+            if built.rows.num_rows:
+                _put(output, f"{split}/shard-{shard:05d}.parquet", built.rows, report)
+                report["index"][split] = index_of(built.rows, sources)
         quarantine = pa.concat_tables(rejected).sort_by([("uri", "ascending"), ("reason", "ascending")])
         report["quarantined"] = Counter(quarantine["reason"].to_pylist())
         if quarantine.num_rows:
@@ -147,25 +152,6 @@ def partition_writer(
         return report
 
     return write
-
-
-def _write_split(output: Store, name: str, split: str, rows: pa.Table, report: Report) -> None:
-    """Writes one shard file and adds its rows' tokens and weights to the report."""
-    if rows.num_rows == 0:
-        return
-    _put(output, name, rows, report)
-    report["index"][split] = _index_of(rows)
-
-
-def _index_of(rows: pa.Table) -> dict[str, Any]:
-    """Tokens and weight of every row, and how many segments they have; a prompt has one, and counts once."""
-    offsets = rows["input_ids"].combine_chunks().offsets.to_numpy()
-    index: dict[str, Any] = {"tokens": np.diff(offsets).tolist()}
-    if rows.schema.equals(PROMPT_SCHEMA):
-        return {**index, "weight": [1.0] * rows.num_rows, "segments": rows.num_rows}
-    weights = rows["weights"].combine_chunks().flatten().to_numpy().astype(np.float64)
-    segments = len(rows["segment_lengths"].combine_chunks().flatten())
-    return {**index, "weight": np.add.reduceat(weights, offsets[:-1]).tolist(), "segments": segments}
 
 
 def _put(output: Store, name: str, table: pa.Table, report: Report) -> None:
@@ -176,7 +162,7 @@ def _put(output: Store, name: str, table: pa.Table, report: Report) -> None:
 def _split_summary(reports: list[Report], split: str, stage: ShardsStage) -> SplitSummary:
     indexes = [report["index"][split] for report in reports if split in report["index"]]
     rows = sum(len(index["tokens"]) for index in indexes)
-    tokens = sum(sum(index["tokens"]) for index in indexes)
+    tokens = sum(index["stored_tokens"] for index in indexes)
     places = rows if stage.rows in ("text", "messages") else sum(index["segments"] for index in indexes)
     return SplitSummary(
         rows=rows,
@@ -214,13 +200,13 @@ def _index_table(files: dict[str, Any], reports: list[Report], split: str) -> pa
     names = sorted(name for name in files if name.startswith(f"{split}/shard-"))
     indexes = [report["index"][split] for report in reports if split in report["index"]]
     assert len(names) == len(indexes), f"{len(names)} files of {split}, {len(indexes)} indexes"
-    rows: dict[str, list[float]] = {name: [] for name in INDEX_SCHEMA.names}
+    rows: dict[str, list[Any]] = {name: [] for name in INDEX_SCHEMA.names}
     for name, index in zip(names, indexes, strict=True):
         shard, count = int(name.removesuffix(".parquet")[-5:]), len(index["tokens"])
         rows["shard"] += [shard] * count
         rows["row"] += range(count)
-        rows["tokens"] += index["tokens"]
-        rows["weight"] += index["weight"]
+        for column in ("tokens", "weight", "source"):
+            rows[column] += index[column]
     return pa.table(rows, schema=INDEX_SCHEMA)
 
 

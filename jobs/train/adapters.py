@@ -9,7 +9,7 @@ PEFT renames what it wraps; `checkpoint_name` gives back the name under which a 
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -34,6 +34,9 @@ MAGNITUDE = f".lora_magnitude_vector.{ADAPTER}.weight"
 WRAPPERS = (".base_layer", ".original_module", f".modules_to_save.{ADAPTER}")
 
 
+HEAD_MODULE = "lm_head"
+
+
 class AdapterError(UserError, ValueError):
     """The adapters do not fit the model; the message says which key, and how to mend it."""
 
@@ -56,25 +59,42 @@ def inject(causal_lm: nn.Module, lora: Lora, tied: bool) -> None:
     """Puts adapters into a model on the meta device; everything else is frozen.
 
     Raises:
-        AdapterError: no module is called as `targets` or `train_whole` say, or a target is no linear layer.
+        AdapterError: no module is called as `targets` or `train_whole` say, one is in both, or a target is no linear layer
+            of the decoder.
     """
     names = dict(causal_lm.named_modules())
-    for key, wanted in (
-        ("targets", [] if isinstance(lora.targets, str) else lora.targets),
-        ("train_whole", lora.train_whole),
-    ):
-        for name in wanted:
-            found = [module for path, module in names.items() if path == name or path.endswith("." + name)]
-            if not found:
-                leaves = sorted(
-                    {path.rpartition(".")[2] for path, module in names.items() if isinstance(module, nn.Linear)}
-                )
-                raise AdapterError(f"lora.{key}: no module is called {name!r}; linear layers here: {', '.join(leaves)}")
-            if key == "targets" and not isinstance(found[0], nn.Linear):
-                raise AdapterError(f"lora.targets: {name} is no linear layer; put it under `train_whole`")
+    found = {
+        key: {path for name in wanted for path in _paths(key, name, names)}
+        for key, wanted in (
+            ("targets", [] if isinstance(lora.targets, str) else lora.targets),
+            ("train_whole", lora.train_whole),
+        )
+    }
+    if lora.targets == "all-linear":
+        found["targets"] = {path for path, module in names.items() if isinstance(module, nn.Linear)} - {HEAD_MODULE}
+    for target in sorted(found["targets"]):
+        if not isinstance(names[target], nn.Linear):
+            raise AdapterError(f"lora.targets: {target} is no linear layer; put it under `train_whole`")
+        if target == HEAD_MODULE:
+            whole = "embed_tokens, which is also the head," if tied else HEAD_MODULE
+            raise AdapterError(f"lora.targets: {target} gets no adapter; put {whole} under `train_whole` to train it")
+        if any(f"{target}.".startswith(f"{whole}.") for whole in found["train_whole"]):
+            raise AdapterError(
+                f"lora: {target} is in both `targets` ({lora.targets}) and `train_whole` ({', '.join(lora.train_whole)}); "
+                "leave it out of one, naming the targets one by one"
+            )
     inject_adapter_in_model(peft_config(lora, tied), causal_lm, ADAPTER, low_cpu_mem_usage=True)
     for name, parameter in causal_lm.named_parameters():
         parameter.requires_grad_(LORA_PART.match(name) is not None or f".modules_to_save.{ADAPTER}." in name)
+
+
+def _paths(key: str, name: str, names: Mapping[str, nn.Module]) -> list[str]:
+    """The modules that are called `name`. Raises AdapterError where there is none."""
+    found = [path for path in names if path == name or path.endswith("." + name)]
+    if not found:
+        leaves = sorted({path.rpartition(".")[2] for path, module in names.items() if isinstance(module, nn.Linear)})
+        raise AdapterError(f"lora.{key}: no module is called {name!r}; linear layers here: {', '.join(leaves)}")
+    return found
 
 
 @contextmanager
@@ -126,9 +146,12 @@ def peft_name(name: str) -> str | None:
     return None
 
 
-def config_json(lora: Lora, tied: bool, base: str, trained: Iterable[str]) -> dict[str, object]:
+def config_json(lora: Lora, tied: bool, base: str, trained: Collection[str]) -> dict[str, object]:
     """adapter_config.json as PEFT and vLLM read it: `all-linear` is spelt out."""
     config = peft_config(lora, tied, base).to_dict()
+    if SCORE_NAME in trained:
+        # PEFT then puts them on a *ForSequenceClassification, and looks for its head among them.
+        config["task_type"] = TaskType.SEQ_CLS
     modules = (found["module"] for name in trained if (found := LORA_PART.match(name)))
     config["target_modules"] = sorted({module.rpartition(".")[2] for module in modules})
     return json.loads(json.dumps(config, default=sorted))  # sets become lists

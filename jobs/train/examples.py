@@ -67,23 +67,9 @@ def _with_weighted_prompts(row: ExampleRow) -> ExampleRow:
     return replace(row, weights=weights)
 
 
-def _shared_prompts(row: ExampleRow) -> list[int]:
-    """How many of its first tokens each segment can take from the first one: the prompt but for its last token.
-
-    None where the prompts differ (they may be cut differently) or where the segment's own prompt is learnt.
-    """
-    starts = [0, *accumulate(row.segment_lengths)]
-    shared = [0] * len(row.segment_lengths)
-    for segment, (start, prompt) in enumerate(zip(starts, row.prompt_lengths, strict=False)):
-        same = row.input_ids[start : start + prompt] == row.input_ids[:prompt] and prompt == row.prompt_lengths[0]
-        if segment and same and not any(row.weights[start : start + prompt]):
-            shared[segment] = max(prompt - 1, 0)
-    return shared
-
-
 def _with_answers(rows: Sequence[ExampleRow], references: list[list[float]]) -> PackedBatch:
     packed = [PackedRow(row.input_ids, row.weights, row.segment_lengths, row.document_ids) for row in rows]
-    batch = pack_rows(packed, [_shared_prompts(row) for row in rows])
+    batch = pack_rows(packed, [row.shared_prompts() for row in rows])
     examples: list[int] = []
     levels: list[int] = []
     better: list[int] = []

@@ -1,11 +1,14 @@
 """Held-out loss and metrics while a stage trains, and what follows from them.
 
 heldout rows --the objective's own loss, without gradient--> heldout/loss, heldout/rewards/accuracies +- ...
+             --the same of each source, where there are several--> heldout/SOURCE/loss
 general rows --next-token loss--> general/loss against its value at the start: the forgetting budget
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.distributed as dist
@@ -15,9 +18,12 @@ from configs.schema.training import HeldoutEvaluation, TrainStage
 from jobs.train.learner import Learner
 from jobs.train.objectives import learns_best_prompt, objective_of
 from jobs.train.objectives.lm import LanguageModel
-from jobs.train.objectives.objective import Mean, Objective
-from jobs.train.reader import RowReader
+from jobs.train.objectives.objective import Mean, Objective, with_margin
+from jobs.train.reader import RowReader, StepBatch, read_index
 from jobs.train.reference import compute_references
+
+ALL = "all"
+"""Where rows are not told apart by source."""
 
 WILSON_Z = 1.96
 """95 % interval."""
@@ -29,7 +35,8 @@ class HeldoutSet:
 
     name: str
     """Prefix of its metrics: heldout or general."""
-    reader: RowReader
+    readers: dict[str, RowReader]
+    """By source; one reader where all rows are from one, or where the sources of a row are mixed."""
     objective: Objective
 
 
@@ -39,9 +46,9 @@ def open_sets(stage: TrainStage, shards: Store, general: Store | None) -> list[H
     if evaluation is None:
         return []
     objective = objective_of(stage)
-    sets = [HeldoutSet("heldout", _reader(stage, evaluation, shards, learns_best_prompt(stage)), objective)]
+    sets = [HeldoutSet("heldout", _readers(stage, evaluation, shards, learns_best_prompt(stage)), objective)]
     if general is not None:
-        sets.append(HeldoutSet("general", _reader(stage, evaluation, general, False), LanguageModel()))
+        sets.append(HeldoutSet("general", _readers(stage, evaluation, general, False), LanguageModel()))
     return sets
 
 
@@ -49,22 +56,24 @@ def add_references(sets: list[HeldoutSet], learner: Learner, output: Store) -> N
     """What DPO and KTO compare with, by the reference's own weights."""
     for chosen in sets:
         if chosen.objective.needs_reference:
-            chosen.reader.references = compute_references(learner, chosen.reader, 1, output.below(chosen.name))
+            for source, reader in chosen.readers.items():
+                reader.references = compute_references(learner, reader, 1, output.below(chosen.name, source))
 
 
 def measure(learner: Learner, sets: list[HeldoutSet]) -> dict[str, float]:
     """Loss, perplexity of next-token losses, metrics and the interval of an accuracy, by name. All ranks call it together."""
     metrics: dict[str, float] = {}
     for chosen in sets:
-        loss, means = _loss_and_metrics(learner, chosen)
-        metrics[f"{chosen.name}/loss"] = loss
+        scored = _score(learner, chosen)
+        metrics[f"{chosen.name}/loss"] = scored.loss
+        metrics |= {f"{chosen.name}/{source}/loss": loss for source, loss in scored.by_source.items()}
         if isinstance(chosen.objective, LanguageModel):
-            metrics[f"{chosen.name}/perplexity"] = math.exp(min(loss, 50.0))
-        for name, (total, count) in means.items():
-            if count:
-                metrics[f"{chosen.name}/{name}"] = total / count
-            if count and name in ("rewards/accuracies", "accuracy"):
-                low, high = wilson_interval(total / count, count)
+            metrics[f"{chosen.name}/perplexity"] = math.exp(min(scored.loss, 50.0))
+        watched = with_margin({name: total / count for name, (total, count) in scored.means.items() if count})
+        for name, value in watched.items():
+            metrics[f"{chosen.name}/{name}"] = value
+            if name in ("rewards/accuracies", "accuracy"):
+                low, high = wilson_interval(value, scored.means[name][1])
                 metrics |= {f"{chosen.name}/{name}_low": low, f"{chosen.name}/{name}_high": high}
     return metrics
 
@@ -81,6 +90,21 @@ def best_step(history: list[dict[str, float]]) -> int | None:
     """The step with the lowest held-out loss so far; the earliest of equals."""
     measured = [(entry["heldout/loss"], int(entry["step"])) for entry in history if "heldout/loss" in entry]
     return min(measured)[1] if measured else None
+
+
+def changes(history: list[dict[str, float]], export: Literal["last", "best"]) -> dict[str, float]:
+    """Metrics before training and of the exported weights: {heldout/loss_before: ..., heldout/loss: ...}."""
+    measured = [entry for entry in history if "heldout/loss" in entry]
+    if not measured:
+        return {}
+    exported = measured[-1]
+    if export == "best":
+        exported = next(entry for entry in measured if entry["step"] == best_step(history))
+    found = {"exported_step": exported["step"]} if export == "best" else {}
+    for name in measured[0]:
+        if name.startswith(("heldout/", "general/")):
+            found |= {f"{name}_before": measured[0][name], name: exported[name]}
+    return found
 
 
 def reason_to_stop(evaluation: HeldoutEvaluation, history: list[dict[str, float]]) -> str | None:
@@ -110,26 +134,63 @@ def over_budget(evaluation: HeldoutEvaluation, history: list[dict[str, float]]) 
     )
 
 
-def _reader(stage: TrainStage, evaluation: HeldoutEvaluation, shards: Store, best_prompt: bool) -> RowReader:
-    return RowReader(
-        shards, "heldout", 0, evaluation.rows, dist.get_rank(), dist.get_world_size(), stage.micro_batch_tokens,
-        best_prompt, most_rows=evaluation.rows,
-    )  # fmt: skip
+def _readers(
+    stage: TrainStage, evaluation: HeldoutEvaluation, shards: Store, best_prompt: bool
+) -> dict[str, RowReader]:
+    sources = read_index(shards, "heldout").first(evaluation.rows).sources()
+
+    def reader(source: str | None) -> RowReader:
+        return RowReader(
+            shards, "heldout", 0, evaluation.rows, dist.get_rank(), dist.get_world_size(), stage.micro_batch_tokens,
+            best_prompt, most_rows=evaluation.rows, source=source,
+        )  # fmt: skip
+
+    return {source: reader(source) for source in sources} if len(sources) > 1 else {ALL: reader(None)}
 
 
-def _loss_and_metrics(learner: Learner, chosen: HeldoutSet) -> tuple[float, dict[str, tuple[float, float]]]:
-    batch = chosen.reader.read(0)
-    loss_function = chosen.objective.loss_of_step(learner, batch)
-    loss = torch.zeros((), dtype=torch.float64)
+@dataclass(frozen=True)
+class _Measured:
+    """Over all rows and ranks."""
+
+    loss: float
+    by_source: dict[str, float]
+    means: dict[str, tuple[float, float]]
+    """(total, count)"""
+
+
+def _score(learner: Learner, chosen: HeldoutSet) -> _Measured:
+    """One forward pass for each row; its values give the loss of all and that of the row's source."""
+    batches = {source: reader.read(0) for source, reader in chosen.readers.items()}
+    of_all = chosen.objective.loss_of_step(learner, _together(list(batches.values())))
+    losses = torch.zeros(1 + len(batches), dtype=torch.float64)
     totals: dict[str, Mean] = {}
-    for part in batch.micro_batches:
-        with torch.no_grad():
-            contribution = loss_function(learner.forward(part).cpu(), part)
-        loss += contribution.loss.double()
-        for name, mean in contribution.metrics.items():
-            before = totals.get(name)
-            totals[name] = mean if before is None else Mean(before.total + mean.total, before.count + mean.count)
-    parts = [loss, *(number for mean in totals.values() for number in (mean.total, mean.count))]
+    for place, batch in enumerate(batches.values(), start=1):
+        of_source = chosen.objective.loss_of_step(learner, batch) if len(batches) > 1 else of_all
+        for part in batch.micro_batches:
+            with torch.no_grad():
+                values = learner.forward(part).cpu()
+                contribution = of_all(values, part)
+                losses[0] += contribution.loss.double()
+                losses[place] += of_source(values, part).loss.double()
+            for name, mean in contribution.metrics.items():
+                before = totals.get(name)
+                totals[name] = mean if before is None else Mean(before.total + mean.total, before.count + mean.count)
+    parts = [*losses, *(number for mean in totals.values() for number in (mean.total, mean.count))]
     reduced = learner.sums_over_ranks(torch.stack([part.cpu() for part in parts]))
-    pairs = zip(totals, reduced[1::2], reduced[2::2], strict=True)
-    return reduced[0], {name: (total, count) for name, total, count in pairs}
+    counted = reduced[len(losses) :]
+    pairs = zip(totals, counted[::2], counted[1::2], strict=True)
+    return _Measured(
+        reduced[0],
+        dict(zip(batches, reduced[1 : len(losses)], strict=True)) if len(batches) > 1 else {},
+        {name: (total, count) for name, total, count in pairs},
+    )
+
+
+def _together(batches: Sequence[StepBatch]) -> StepBatch:
+    """The batches of several sources as one."""
+    return StepBatch(
+        tuple(part for batch in batches for part in batch.micro_batches),
+        tuple(part for batch in batches for part in batch.mismatched),
+        sum(batch.weight for batch in batches), sum(batch.examples for batch in batches),
+        sum(batch.tokens for batch in batches), 0.0, tuple(rows for batch in batches for rows in batch.rows),
+    )  # fmt: skip

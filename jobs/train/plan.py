@@ -25,7 +25,10 @@ class RowTable:
     shard: Rows
     row: Rows
     tokens: Rows
+    """That are computed: answers to one prompt share it."""
     weight: NDArray[np.float64]
+    source: NDArray[np.object_]
+    """Name of the corpus source; None of a row whose documents have several."""
     _orders: dict[tuple[int, int], Rows] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def epoch_order(self, seed: int, epoch: int) -> Rows:
@@ -38,7 +41,18 @@ class RowTable:
 
     def first(self, count: int | None) -> "RowTable":
         """The first `count` rows; None for all of them."""
-        return RowTable(self.shard[:count], self.row[:count], self.tokens[:count], self.weight[:count])
+        return self._only(slice(count))
+
+    def of_source(self, source: str) -> "RowTable":
+        """The rows of one source."""
+        return self._only(self.source == source)
+
+    def sources(self) -> list[str]:
+        """The sources of the rows, in order of their names; none where a row has several."""
+        return [] if None in self.source else sorted(set(self.source.tolist()))
+
+    def _only(self, rows: slice | NDArray[np.bool_]) -> "RowTable":
+        return RowTable(self.shard[rows], self.row[rows], self.tokens[rows], self.weight[rows], self.source[rows])
 
     def __len__(self) -> int:
         return len(self.shard)

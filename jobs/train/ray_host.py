@@ -11,7 +11,7 @@ import os
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import Any
 
 import ray
 import ray.train
-from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train import FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -33,6 +33,9 @@ POLL_S = 0.5
 RENDEZVOUS_TIMEOUT_S = 1800
 """gloo and nccl: the longest wait for the other ranks; loading a large model from a slow store takes minutes."""
 
+
+OUT_OF_MEMORY = "running low on memory"
+"""How Ray's memory monitor says that it has ended a task or an actor."""
 
 RAY_TRAIN_NOTES = str(Path(tempfile.gettempdir()) / f"acclimate-ray-train-{os.getuid()}")
 """Where Ray Train writes what it remembers of a group. Each node has its own: workers look there only to keep a checkpoint
@@ -177,7 +180,21 @@ def _gpus(per_rank: float) -> dict[str, float]:
 
 def _root_cause(error: BaseException) -> str:
     """The innermost message of Ray's nested errors: the one that says what to mend."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return lines[-1].strip() if lines else type(error).__name__
+    if any(OUT_OF_MEMORY in str(inner) for inner in _nested(error)):
+        return (
+            "a machine ran out of memory, and Ray ended a rank before the system would have. Lower micro_batch_tokens or the "
+            "ranks on one machine (resources.ranks, resources.placement: SPREAD), or set activation_checkpointing: true. The "
+            "same command then goes on from the last checkpoint"
+        )
+    *_, innermost = _nested(error)
+    lines = [line for line in str(innermost).splitlines() if line.strip()]
+    return lines[-1].strip() if lines else type(innermost).__name__
+
+
+def _nested(error: BaseException) -> Iterator[BaseException]:
+    """An error and what it was raised for; of a worker group what its ranks met first."""
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        ranks = list(cause.worker_failures.values()) if isinstance(cause, WorkerGroupError) else []
+        cause = cause.__cause__ or next(iter(ranks), None)

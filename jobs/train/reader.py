@@ -49,7 +49,7 @@ class StepBatch:
     examples: int
     """Rows over all ranks."""
     tokens: int
-    """Over all ranks."""
+    """That are computed, over all ranks: of answers to one prompt it counts once."""
     idle_share: float
     """Share of the ranks' time lost to unequal numbers of tokens."""
     rows: tuple[tuple[int, ...], ...]
@@ -68,6 +68,7 @@ def read_index(shards: Store, split: str) -> RowTable:
     return RowTable(
         column["shard"].astype(np.int64), column["row"].astype(np.int64),
         column["tokens"].astype(np.int64), column["weight"].astype(np.float64),
+        np.array(table.column("source").to_pylist(), dtype=object),
     )  # fmt: skip
 
 
@@ -133,16 +134,20 @@ class RowReader:
         micro_batch_tokens: int,
         learn_best_prompt: bool = False,
         most_rows: int | None = None,
+        source: str | None = None,
     ) -> None:
         """Args:
         learn_best_prompt: see examples.pack_examples.
         most_rows: only the first so many rows of the index; default: all.
+        source: of these, only the rows of one source; default: all.
         """
         self._shards, self._split, self._seed = shards, split, seed
         self._rows_per_step, self._rank, self._world_size = rows_per_step, rank, world_size
         self._micro_batch_tokens = micro_batch_tokens
         self._learn_best_prompt = learn_best_prompt
         self._table = read_index(shards, split).first(most_rows)
+        if source is not None:
+            self._table = self._table.of_source(source)
         if most_rows is not None:
             self._rows_per_step = min(rows_per_step, len(self._table))
         manifest = shards.read_json("manifest.json")

@@ -84,10 +84,14 @@ def _of_pairs(stage: TrainStage, steps: History) -> Iterator[tuple[str, str]]:
     if isinstance(stage, DpoStage | KtoStage):
         fall = _last(steps, "logps/chosen") - _first(steps, "logps/chosen")
         if _margin(_last, steps) > _margin(_first, steps) and _clearly(steps, "logps/chosen", fall):
+            instead = (
+                "lower beta or the learning rate, or add the SFT term (loss.sft_weight: 1)"
+                if isinstance(stage, DpoStage)
+                else "lower beta or the learning rate"
+            )
             yield (
                 "chosen_falls",
-                f"the margin grows, but the chosen answers become less likely too (log-prob {fall:+.1f}): lower beta or the "
-                "learning rate, or add the SFT term (loss.sft_weight: 1)",
+                f"the margin grows, but the chosen answers become less likely too (log-prob {fall:+.1f}): {instead}",
             )
     if isinstance(stage, OrpoStage) and _last(steps, "sft_loss") > 1.05 * _first(steps, "sft_loss"):
         yield "sft_rises", "the odds-ratio term outweighs the SFT term, whose loss rises: lower loss.beta"

@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from jobs.train.memory import peak_rss_bytes
-from jobs.train.objectives.objective import Contribution, Mean
+from jobs.train.objectives.objective import Contribution, Mean, with_margin
 
 
 @dataclass(frozen=True)
@@ -96,5 +96,5 @@ def reduced(sums: StepSums, squares: Tensor, flags: Sequence[bool | Tensor]) -> 
     metrics = {
         name: total / count for name, total, count in zip(sums.metrics, pairs[::2], pairs[1::2], strict=True) if count
     }
-    metrics |= dict(zip(sums.highest, columns[1:].amax(1).tolist(), strict=True))
+    metrics = with_margin(metrics) | dict(zip(sums.highest, columns[1:].amax(1).tolist(), strict=True))
     return OverRanks(all_squares, loss, [int(count) for count in counted], metrics, columns[0].long().tolist())

@@ -7,18 +7,22 @@ import torch
 from peft import PeftModel
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from cluster.storage import Store, open_store
-from configs.schema.objectives import Lora
+from configs.schema.objectives import Lora, RewardLoss
 from configs.schema.training import Optimizer
 from jobs.records import PackedRow
 from jobs.train.adapters import AdapterError
 from jobs.train.batch import empty_batch, pack_rows
+from jobs.train.examples import pack_examples
 from jobs.train.fsdp import build_mesh
 from jobs.train.learner import Learner, LearnerSpec
 from jobs.train.merge import export_merged, read_adapters
 from jobs.train.objectives.lm import next_token_loss
+from jobs.train.objectives.reward import Reward
+from jobs.train.reader import StepBatch
+from tests.train.judged import make_example
 from tests.train.ranks import run_ranks
 from tests.train.tiny_models import VOCABULARY, save_tiny_model
 from tests.train.whole import whole_gradients
@@ -133,9 +137,16 @@ def test_merging_later_gives_the_same_model(directory: Path, one_rank: DeviceMes
         (Lora(targets=["q_proj", "kv_proj"]), r"lora.targets: no module is called 'kv_proj'.*q_proj"),
         (Lora(targets=["embed_tokens"]), "embed_tokens is no linear layer; put it under `train_whole`"),
         (Lora(train_whole=["wte"]), "lora.train_whole: no module is called 'wte'"),
+        (Lora(targets=["q_proj", "lm_head"]), "lora.targets: lm_head gets no adapter; put .* under `train_whole`"),
+        (
+            Lora(targets=["q_proj", "up_proj"], train_whole=["up_proj"]),
+            r"up_proj is in both `targets` .* leave it out of one",
+        ),
+        (Lora(targets=["q_proj"], train_whole=["self_attn"]), "q_proj is in both"),
+        (Lora(train_whole=["down_proj"]), r"down_proj is in both `targets` \(all-linear\)"),
     ],
 )
-def test_modules_that_are_not_there(directory: Path, one_rank: DeviceMesh, lora: Lora, message: str) -> None:
+def test_modules_that_cannot_have_adapters(directory: Path, one_rank: DeviceMesh, lora: Lora, message: str) -> None:
     with pytest.raises(AdapterError, match=message):
         Learner(LearnerSpec(open_store(str(directory)), "fp32", Optimizer(), lora=lora), one_rank)
 
@@ -191,6 +202,27 @@ def test_adapters_of_another_kind_are_not_gone_on_with(
     other = VARIANTS["lora"].model_copy(update=changes)
     with pytest.raises(AdapterError, match=message):
         trained(directory, other, tmp_path / "other", adapter=open_store(str(tmp_path / "adapter")))
+
+
+def test_the_adapters_of_a_reward_model_score_the_same_in_peft(
+    directory: Path, one_rank: DeviceMesh, tmp_path: Path
+) -> None:
+    """Its head is among them: a new one on the base would give other scores."""
+    spec = LearnerSpec(open_store(str(directory)), "fp32", OPTIMIZER, head="scores", seed=3, lora=VARIANTS["lora"])
+    learner = Learner(spec, one_rank)
+    learner.load()
+    batch = pack_examples([make_example([0, 1], 4, [7, 9], seed=1)])
+    objective = Reward(RewardLoss())
+    step = StepBatch((batch,), (), 0.0, 1, 0, 0.0, ((0,),))
+    learner.step(1e-2, learner.forward_backward([batch], objective.loss_of_step(learner, step)))
+    learner.export_adapters(open_store(str(tmp_path)))
+    base = AutoModelForSequenceClassification.from_pretrained(directory, num_labels=1)
+    scorer = PeftModel.from_pretrained(base, str(tmp_path)).eval()
+    example = make_example([0, 1], 4, [7, 9], seed=1)
+    texts = (example.input_ids[:11], example.input_ids[11:])
+    with torch.no_grad():
+        scores = torch.stack([scorer(torch.tensor([text])).logits[0, 0] for text in texts])
+    torch.testing.assert_close(scores, learner.forward(batch), rtol=0, atol=1e-5)
 
 
 def test_merging_into_another_base_is_refused(directory: Path, one_rank: DeviceMesh, tmp_path: Path) -> None:

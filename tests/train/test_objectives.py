@@ -17,7 +17,7 @@ from jobs.train.fsdp import build_mesh
 from jobs.train.learner import Learner, LearnerSpec
 from jobs.train.objectives.dpo import Dpo, dpo_loss
 from jobs.train.objectives.kto import Kto, kto_loss
-from jobs.train.objectives.objective import Objective
+from jobs.train.objectives.objective import Contribution, Objective, with_margin
 from jobs.train.objectives.orpo import Orpo, orpo_loss
 from jobs.train.objectives.reward import Reward, reward_loss
 from jobs.train.reader import StepBatch
@@ -146,6 +146,31 @@ def test_kto_by_hand() -> None:
     # log-ratios: up -1 + 3 = 2, down -4 + 1 = -3; reference point 1
     done = kto_loss(torch.tensor([-0.5, -0.5, -2.0, -2.0]), batch, settings, examples=2, reference_point=1.0)
     assert float(done.loss) == pytest.approx((2 * (1 - sigmoid(0.5)) + (1 - sigmoid(2.0))) / 2, rel=1e-6)
+
+
+def watched(done: Contribution) -> dict[str, float]:
+    """As a step gives them."""
+    return with_margin({name: float(mean.total / mean.count) for name, mean in done.metrics.items()})
+
+
+def test_every_objective_watches_rewards_and_lengths_by_hand() -> None:
+    """Answers of 2 and 3 tokens: a longer rejected one shows, whatever the objective."""
+    batch = pack_examples([make_example([0, 1], 3, [2, 3], seed=0)], [[-1.0, -1.0]])
+    logprobs_W = torch.tensor([-1.0, -1.0, -2.0, -2.0, -2.0])
+    thumbs = pack_examples([make_example([up, -1], 2, [2 + up, 3], seed=up) for up in (0, 1)], [[-1.0], [-1.0]])
+    seen = {
+        "dpo": watched(dpo_loss(logprobs_W, batch, DpoLoss(beta=0.5), examples=1, best_tokens=2)),
+        "kto": watched(kto_loss(logprobs_W, thumbs, KtoLoss(beta=0.5), examples=2, reference_point=0.0)),
+        "orpo": watched(orpo_loss(logprobs_W, batch, OrpoLoss(beta=0.5), examples=1, learnt_tokens=2)),
+        "reward": watched(reward_loss(torch.tensor([1.0, -1.0]), batch, RewardLoss(), examples=1)),
+    }
+    for name, metrics in seen.items():
+        assert (metrics["lengths/chosen"], metrics["lengths/rejected"]) == (2, 3), name
+    # Log-ratios -2 + 1 and -6 + 1, half of them; ORPO: half of the means per token.
+    for name, chosen, rejected in (("dpo", -0.5, -2.5), ("kto", -0.5, -2.5), ("orpo", -0.5, -1.0)):
+        rewards = [seen[name][f"rewards/{key}"] for key in ("chosen", "rejected", "margins")]
+        assert rewards == pytest.approx([chosen, rejected, chosen - rejected]), name
+    assert seen["reward"]["margin"] == 2 and "rewards/margins" not in seen["reward"]
 
 
 def test_orpo_by_hand() -> None:

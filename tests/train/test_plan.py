@@ -12,9 +12,9 @@ from jobs.train.plan import RowTable, epoch_order, plan_step, rows_of_step, tota
 def table(tokens: list[int], shards: int = 3) -> RowTable:
     count = len(tokens)
     shard = np.arange(count, dtype=np.int64) % shards
-    return RowTable(
-        np.sort(shard), np.arange(count, dtype=np.int64), np.array(tokens), np.array(tokens, dtype=np.float64) - 1
-    )
+    weights = np.array(tokens, dtype=np.float64) - 1
+    sources = np.array(["papers", "talks", "talks", None] * count, dtype=object)[:count]
+    return RowTable(np.sort(shard), np.arange(count, dtype=np.int64), np.array(tokens), weights, sources)
 
 
 rows = st.lists(st.integers(1, 64), min_size=1, max_size=60)
@@ -69,3 +69,10 @@ def test_by_hand() -> None:
 def test_total_steps(steps: int | None, epochs: float | None, expected: int) -> None:
     stage = LanguageModelStage(stage="cpt", model="m", shards="s", steps=steps, epochs=epochs, batch_tokens=4096)
     assert total_steps(stage, row_count=100, context=1024) == expected
+
+
+def test_rows_are_told_apart_by_source_unless_one_is_of_several() -> None:
+    whole = table([5, 6, 7, 8, 9])
+    assert whole.sources() == [] and whole.first(3).sources() == ["papers", "talks"]
+    assert whole.of_source("talks").tokens.tolist() == [6, 7]
+    assert whole.first(3).of_source("papers").row.tolist() == [0]

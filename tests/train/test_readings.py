@@ -72,6 +72,13 @@ def test_a_healthy_run_gives_no_reading(stage: AnyTrainStage) -> None:
     assert readings(stage, falling(**PAIRS, **healthy)) == {}
 
 
+def test_the_sft_term_is_named_only_where_there_is_one() -> None:
+    """KTO's loss has none."""
+    fallen = falling(**PAIRS, **{"logps/chosen": (-50.0, -70.0)}, share_desirable=(0.55, 0.55))
+    said = readings(KTO, fallen)["chosen_falls"]
+    assert "sft_weight" not in said and "lower beta" in said
+
+
 def test_weights_that_balance_the_thumbs_are_not_spoken_of() -> None:
     weighted = KTO.model_copy(update={"loss": KtoLoss(undesirable_weight=4.0)})
     assert "imbalance" not in readings(weighted, falling(share_desirable=(0.8, 0.8)))

@@ -52,7 +52,7 @@ def write_pairs(store: Store) -> Store:
         store.write(f"{split}/{shard_name(0)}", data)
         files[f"{split}/{shard_name(0)}"] = {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}
         index = [
-            {"shard": 0, "row": number, "tokens": len(row.input_ids), "weight": sum(row.weights)}
+            {"shard": 0, "row": number, "tokens": len(row.input_ids), "weight": sum(row.weights), "source": "people"}
             for number, row in enumerate(rows)
         ]
         store.write(f"{split}/index.parquet", _parquet(index))

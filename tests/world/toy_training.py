@@ -33,7 +33,8 @@ def write_toy_shards(store: Store, shards: int = 2, rows: int = 12, vocabulary: 
                 "input_ids": ids, "weights": weights, "segment_lengths": lengths,
                 "document_ids": [1000 * shard + 10 * row + number for number in range(len(lengths))],
             })  # fmt: skip
-            index.append({"shard": shard, "row": row, "tokens": len(ids), "weight": sum(weights)})
+            source = "papers" if row % 3 else "talks"
+            index.append({"shard": shard, "row": row, "tokens": len(ids), "weight": sum(weights), "source": source})
         data = _parquet(packed)
         for split in ("train", "heldout"):
             store.write(f"{split}/{shard_name(shard)}", data)

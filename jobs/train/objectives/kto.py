@@ -46,13 +46,13 @@ def kto_loss(
     weight_S = torch.where(up_S, settings.desirable_weight, settings.undesirable_weight) * judged_S
     value_S = torch.sigmoid(settings.beta * sign_S * (log_ratio_S - reference_point))
     loss = (weight_S * (1 - value_S)).sum() / examples
-    metrics = _metrics(settings, log_ratio_S, policy_S, up_S, judged_S)
+    metrics = _metrics(settings, log_ratio_S, policy_S, answers.answer_lengths(), up_S, judged_S)
     judged = judged_S.sum().double()
     return Contribution(loss, {**metrics, "kl": Mean(reference_point * judged, judged)})
 
 
 def _metrics(
-    settings: KtoLoss, log_ratio_S: Tensor, policy_S: Tensor, up_S: Tensor, judged_S: Tensor
+    settings: KtoLoss, log_ratio_S: Tensor, policy_S: Tensor, lengths_S: Tensor, up_S: Tensor, judged_S: Tensor
 ) -> dict[str, Mean]:
     up_S, down_S = up_S & judged_S, ~up_S & judged_S
     rewards_S = settings.beta * log_ratio_S
@@ -61,6 +61,8 @@ def _metrics(
         "rewards/rejected": mean_of(rewards_S[down_S]),
         "logps/chosen": mean_of(policy_S[up_S]),
         "logps/rejected": mean_of(policy_S[down_S]),
+        "lengths/chosen": mean_of(lengths_S[up_S]),
+        "lengths/rejected": mean_of(lengths_S[down_S]),
         "share_desirable": mean_of(up_S[judged_S].float()),
     }
 

@@ -77,3 +77,10 @@ def weighted_mean(values: Tensor, weights: Tensor) -> Mean:
     """sum(weight x value) / sum(weight), detached."""
     weights = weights.detach().double()
     return Mean((values.detach().double() * weights).sum(), weights.sum())
+
+
+def with_margin(metrics: dict[str, float]) -> dict[str, float]:
+    """Adds the difference of the mean rewards where no pairs give it: thumbs have none, and a mean of differences neither."""
+    if not {"rewards/chosen", "rewards/rejected"} <= metrics.keys() or "margin" in metrics:
+        return metrics
+    return {"rewards/margins": metrics["rewards/chosen"] - metrics["rewards/rejected"], **metrics}

@@ -49,11 +49,11 @@ def orpo_loss(
     sft_loss = -(best_W * logprobs_W).sum()
     penalty = -(answers.share_P * F.logsigmoid(log_odds_P)).sum()
     loss = sft_loss / learnt_tokens + settings.beta * penalty / examples
-    return Contribution(loss, _metrics(mean_S, log_odds_P, lengths_S, sft_loss, batch))
+    return Contribution(loss, _metrics(settings.beta, mean_S, log_odds_P, lengths_S, sft_loss, batch))
 
 
 def _metrics(
-    mean_S: Tensor, log_odds_P: Tensor, lengths_S: Tensor, sft_loss: Tensor, batch: PackedBatch
+    beta: float, mean_S: Tensor, log_odds_P: Tensor, lengths_S: Tensor, sft_loss: Tensor, batch: PackedBatch
 ) -> dict[str, Mean]:
     pairs = batch.answers
     chosen_P, rejected_P = mean_S[pairs.better_P], mean_S[pairs.worse_P]
@@ -61,6 +61,9 @@ def _metrics(
     return {
         "sft_loss": Mean(sft_loss.detach().double(), learnt),
         "log_odds_ratio": weighted_mean(log_odds_P, pairs.share_P),
+        "rewards/chosen": weighted_mean(beta * chosen_P, pairs.share_P),
+        "rewards/rejected": weighted_mean(beta * rejected_P, pairs.share_P),
+        "rewards/margins": weighted_mean(beta * (chosen_P - rejected_P), pairs.share_P),
         "rewards/accuracies": weighted_mean((chosen_P > rejected_P).float(), pairs.share_P),
         "logps_per_token/chosen": weighted_mean(chosen_P, pairs.share_P),
         "logps_per_token/rejected": weighted_mean(rejected_P, pairs.share_P),

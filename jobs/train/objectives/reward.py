@@ -37,12 +37,15 @@ def reward_loss(scores_S: Tensor, batch: PackedBatch, settings: RewardLoss, exam
     losses_P = -F.logsigmoid(better_P - worse_P - pairs.margin_P)
     if settings.centring > 0:
         losses_P = losses_P + settings.centring * (better_P + worse_P) ** 2
-    judged_S = scores_S[pairs.answer_lengths() > 0]
+    lengths_S = pairs.answer_lengths()
+    judged_S = scores_S[lengths_S > 0]
     metrics = {
         "accuracy": weighted_mean((better_P > worse_P).float(), pairs.share_P),
         "margin": weighted_mean(better_P - worse_P, pairs.share_P),
         "rewards/chosen": weighted_mean(better_P, pairs.share_P),
         "rewards/rejected": weighted_mean(worse_P, pairs.share_P),
+        "lengths/chosen": weighted_mean(lengths_S[pairs.better_P], pairs.share_P),
+        "lengths/rejected": weighted_mean(lengths_S[pairs.worse_P], pairs.share_P),
         "rewards/mean": mean_of(judged_S),
         "rewards/square": mean_of(judged_S.square()),
     }
