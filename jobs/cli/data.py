@@ -115,7 +115,8 @@ def _show_report(report: "DataReport", console: Console) -> None:
     table = Table(box=None, pad_edge=False, show_header=False)
     for source, formats in report.verdicts.items():
         found = ", ".join(f"{count:,} as {name}" for name, count in formats.items()) or "nothing that could be read"
-        table.add_row("source", f"{source}: {found}")
+        unread = ", ".join(f"`{column}`" for column in report.ignored[source])
+        table.add_row("source", f"{source}: {found}" + (f"; not read: {unread}" if unread else ""))
     table.add_row("kept", f"{report.train:,} for training, {report.heldout:,} held out")
     if report.left_out:
         table.add_row("left out", f"{report.left_out:,} documents of another kind than `rows: {report.rows}`")

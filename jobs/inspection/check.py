@@ -30,7 +30,8 @@ class DataReport:
 
     Example:
         DataReport(stage="pairs", rows="preferences", context=512, sampled=300, complete=True,
-                   verdicts={"people": {"conversation_preferences": 300}}, train=294, heldout=6, left_out=0,
+                   verdicts={"people": {"conversation_preferences": 300}}, ignored={"people": {"id": 300}}, train=294, heldout=6,
+                   left_out=0,
                    set_aside={"identical_answers": {"count": 1, "places": ["dpo.json#17"]}}, lengths={"p50": 310, ...},
                    truncated=12, lost_tokens=900, cut_rows={"count": 7, "places": ["dpo.json#3", ...]}, fill=0.61,
                    learnt_tokens=90_000, tokens=180_000, failed=[])
@@ -44,6 +45,8 @@ class DataReport:
     complete: bool
     """Whether these are all rows of the sources."""
     verdicts: dict[str, dict[str, int]]
+    ignored: dict[str, dict[str, int]]
+    """By source, the columns that hold something and are not read, with the rows that have them."""
     train: int
     heldout: int
     left_out: int
@@ -87,6 +90,7 @@ def check_sample(name: str, sample: Sample) -> DataReport:
         stage=name, rows=stage.rows, context=stage.context,
         sampled=sample.documents.table.num_rows + sample.documents.bad_rows.num_rows,
         complete=sample.documents.complete, verdicts=sample.documents.verdicts,
+        ignored=sample.documents.ignored,
         train=list(documents.values()).count("train"), heldout=list(documents.values()).count("heldout"),
         left_out=sample.left_out, set_aside=aside,
         lengths={**{f"p{q}": int(np.percentile(lengths, q, method="higher")) for q in (50, 90, 99)}, "max": int(lengths.max())},

@@ -16,7 +16,7 @@ USER, ANSWER = {"role": "user", "content": "Which case?"}, {"role": "assistant",
 
 
 GOOD = DataReport(
-    "s", "messages", 64, 100, True, {}, 90, 9, 0, {}, {}, 0, 0, {"count": 0, "places": []}, 1.0, 500, 200, []
+    "s", "messages", 64, 100, True, {}, {}, 90, 9, 0, {}, {}, 0, 0, {"count": 0, "places": []}, 1.0, 500, 200, []
 )
 """A report that passes every gate."""
 
@@ -96,6 +96,16 @@ def test_a_row_kind_that_the_files_do_not_have_stops_it(toy: ToyRun) -> None:
         "nothing is left to learn as `rows: preferences`; the sources were read as {'thumbs': ['thumbs']}"
         in answer.stderr
     )
+
+
+def test_columns_that_are_not_read_are_named(toy: ToyRun) -> None:
+    pairs = [{"prompt": f"Q{n}", "chosen": "A", "rejected": "B", "id": n, "notes": ""} for n in range(20)]
+    pairs[3]["source"] = "them"
+    override = with_rows(toy, *pairs)
+    report = checked(toy, "pairs", override)
+    assert report["ignored"] == {"pairs": {"id": 20, "source": 1}}
+    spoken = acclimate("data", "check", str(toy.config), override, "--stage", "pairs").stdout
+    assert "pairs: 20 as preferences; not read: `id`, `source`" in " ".join(spoken.split())
 
 
 def test_rows_that_are_all_held_out_stop_it(toy: ToyRun) -> None:
