@@ -115,20 +115,28 @@ def _show_report(report: "DataReport", console: Console) -> None:
     table = Table(box=None, pad_edge=False, show_header=False)
     for source, formats in report.verdicts.items():
         found = ", ".join(f"{count:,} as {name}" for name, count in formats.items()) or "nothing that could be read"
-        table.add_row("source", f"{source}: {found}")
+        unread = ", ".join(f"`{column}`" for column in report.ignored[source])
+        table.add_row("source", f"{source}: {found}" + (f"; not read: {unread}" if unread else ""))
     table.add_row("kept", f"{report.train:,} for training, {report.heldout:,} held out")
     if report.left_out:
         table.add_row("left out", f"{report.left_out:,} documents of another kind than `rows: {report.rows}`")
     lengths = ", ".join(f"{name} {value:,}" for name, value in report.lengths.items())
     table.add_row("tokens", f"{lengths}; {report.tokens:,} in all, {report.learnt_tokens:,} learnt")
     table.add_row("cut off", f"{report.truncated:,} at the context, {report.lost_tokens:,} tokens")
+    if report.cut_rows["count"]:
+        table.add_row("without end", _places(report.cut_rows, "rows that lose their end token"))
     packed = report.rows in ("text", "messages")
     table.add_row("fill", f"{report.fill:.1%} of {'packed rows' if packed else 'the context by an answer'}")
     for reason, found in report.set_aside.items():
-        places = ", ".join(found["places"]) + (", ..." if found["count"] > len(found["places"]) else "")
-        table.add_row("set aside", f"{found['count']:,} {reason}: {places}")
+        table.add_row("set aside", _places(found, reason))
     console.print(table, highlight=False)
     console.print()
+
+
+def _places(found: dict[str, Any], what: str) -> str:
+    """ "12 too_long: a.jsonl#3, a.jsonl#9, ..." """
+    more = ", ..." if found["count"] > len(found["places"]) else ""
+    return f"{found['count']:,} {what}: {', '.join(found['places'])}{more}"
 
 
 def _show_row(stage: str, row: "PreviewRow", console: Console) -> None:

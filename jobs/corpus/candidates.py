@@ -19,6 +19,7 @@ CANDIDATE_SCHEMA = pa.schema(
         ("partition", pa.int32()),
         *DOCUMENT_SCHEMA,
         ("format", pa.string()),
+        ("ignored", pa.string()),
         ("split_by", pa.string()),
         ("source_order", pa.int32()),
         ("reason", pa.string()),
@@ -26,7 +27,7 @@ CANDIDATE_SCHEMA = pa.schema(
     ]
 )
 """A document, or a bad row: then `reason` and `detail` are set and the document's own columns are null. `split_by` is the
-sha256 of what decides the side of the split."""
+sha256 of what decides the side of the split; `ignored` is a JSON list of columns."""
 
 
 def candidate(row: Raw | Rejected, partitions: int) -> dict[str, Any]:
@@ -47,6 +48,7 @@ def candidate(row: Raw | Rejected, partitions: int) -> dict[str, Any]:
         "uri": row.uri,
         "sha256": sha256,
         "format": row.format,
+        "ignored": orjson.dumps(row.ignored).decode() if row.ignored else None,
         "split_by": _split_by(row, sha256),
     }
 

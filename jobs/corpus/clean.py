@@ -54,7 +54,8 @@ def collapsed(text: str) -> str:
 def clean_document(raw: Raw, cleaning: Cleaning) -> Raw:
     """The document with its text, messages and judged answers cleaned. Raises RowError where too little is left."""
     if raw.judgement is not None:
-        return replace(judged_document(raw.uri, _clean_judgement(raw.judgement, cleaning)), format=raw.format)
+        cleaned = judged_document(raw.uri, _clean_judgement(raw.judgement, cleaning))
+        return replace(raw, text=cleaned.text, messages=cleaned.messages, judgement=cleaned.judgement)
     # The text of a conversation is its turns: two that differ in indentation are no duplicates.
     text = (clean_message if raw.format in QUESTION_FORMATS else clean_text)(raw.text, cleaning)
     if len(text) < max(cleaning.minimum_characters, 1):

@@ -18,6 +18,24 @@ PROMPT_LIKE = (
 )  # fmt: skip
 """Columns that would hold the prompt of a pair without a `prompt`: what the answers begin with is none then."""
 
+UNREADABLE = {
+    **dict.fromkeys(("image", "images", "video", "videos", "audio", "audios"), "not_text"),
+    **dict.fromkeys(("tools", "functions"), "tool_call"),
+}
+"""Columns that decide what an answer means, and the reason that rows with them are set aside: nothing here reads them."""
+
+
+def refuse_unreadable(row: Row) -> None:
+    """Raises RowError where a row comes with pictures, films, sounds or tools."""
+    for name, reason in UNREADABLE.items():
+        value = row.get(name)
+        # LLaMA-Factory writes a list of tools as a string of JSON; Parquet fills lists up with null.
+        if value in (None, "", "[]") or (isinstance(value, list) and not any(value)):
+            continue
+        raise RowError(
+            reason, f"`{name}` is not empty, and an answer to it cannot be learnt from the text alone; remove the row"
+        )
+
 
 def conversation(uri: str, row: Row, turns: list[Message]) -> Raw:
     """A conversation; where the row has a `text` of its own, that is the document's."""
@@ -91,7 +109,10 @@ def swift_preference_row(uri: str, row: Row) -> Raw:
 
 def openai_preference_row(uri: str, row: Row) -> Raw:
     asked = row["input"]
-    prompt = messages_of(asked.get("messages") if isinstance(asked, dict) else asked, "input")
+    if isinstance(asked, dict):
+        refuse_unreadable(asked)
+        asked = asked.get("messages")
+    prompt = messages_of(asked, "input")
     return _pair(uri, row, prompt, ("preferred_output", "non_preferred_output"))
 
 

@@ -5,7 +5,7 @@ row --columns that are set--> every format that needs no others --the most speci
 
 import difflib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from jobs.corpus import convert
 from jobs.corpus.raw import Raw, RowError
@@ -47,7 +47,7 @@ FORMATS: dict[str, Format] = {
     "preferences": Format(
         _any("chosen rejected", "prompt chosen rejected"), convert.preference_row, ("system", "margin")
     ),
-    "ultrafeedback": Format(_any("prompt chosen rejected messages"), convert.preference_row, ("margin",)),
+    "ultrafeedback": Format(_any("prompt chosen rejected messages"), convert.preference_row, ("system", "margin")),
     "conversation_preferences": Format(
         _any("conversations chosen rejected", "messages chosen rejected"),
         convert.conversation_preference_row,
@@ -107,14 +107,14 @@ def recognise(row: Row) -> str:
 
 
 def convert_row(uri: str, row: Row, name: str) -> Raw:
-    """A row of format `name` as a document. Raises RowError."""
+    """A row of format `name` as a document. Raises RowError, also where a column holds what no model here reads."""
     present = columns_of(row)
     shape = FORMATS[name]
     if not any(needed <= present for needed in shape.columns):
         wanted = " or ".join(_listed(needed) for needed in shape.columns)
         raise RowError("missing_columns", f"`{name}` needs {wanted}; the row has {_listed(present)}")
-    document = shape.convert(uri, row)
-    return Raw(document.uri, document.text, document.messages, document.judgement, name)
+    convert.refuse_unreadable(row)
+    return replace(shape.convert(uri, row), format=name, ignored=ignored_columns(row, name))
 
 
 def columns_of(row: Row) -> frozenset[str]:
@@ -129,6 +129,13 @@ def used_columns(row: Row, name: str) -> list[str]:
     shape = FORMATS[name]
     known = {*shape.optional, *(column for needed in shape.columns if needed <= columns_of(row) for column in needed)}
     return [column for column in row if column in known]
+
+
+def ignored_columns(row: Row, name: str) -> tuple[str, ...]:
+    """What a format leaves unread though it holds something, in the row's order."""
+    used = used_columns(row, name)
+    unread = [column for column in row if column not in used and column not in convert.UNREADABLE]
+    return tuple(column for column in unread if row[column] not in (None, "", [], {}))
 
 
 def nearest(present: frozenset[str]) -> str:

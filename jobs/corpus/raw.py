@@ -52,6 +52,8 @@ class Raw:
     judgement: Judgement | None = None
     format: str = "text"
     """As what the row was read (jobs/corpus/formats.py)."""
+    ignored: tuple[str, ...] = ()
+    """Columns that hold something and that the format does not read."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,9 +16,11 @@ from jobs.inspection.sample import WITHOUT_LIMIT, Sample
 
 ALL_MASKED_SHARE = 0.05
 """Gate: above this share of rows without a token to learn the data are not what the config says. Our own choice."""
+CUT_SHARE = 0.05
+"""Gate: above this share of rows that end at the context a model learns to go on where it should stop. Our own choice."""
 PLACES_NAMED = 5
 
-MASKED = ("nothing_learnt", "no_answer", "answer_cut_off")
+MASKED = ("nothing_learnt", "no_answer", "answer_cut_off", "empty_message", "empty_answer")
 """Reasons of rows in which no token would be learnt."""
 
 
@@ -28,9 +30,11 @@ class DataReport:
 
     Example:
         DataReport(stage="pairs", rows="preferences", context=512, sampled=300, complete=True,
-                   verdicts={"people": {"conversation_preferences": 300}}, train=294, heldout=6, left_out=0,
+                   verdicts={"people": {"conversation_preferences": 300}}, ignored={"people": {"id": 300}}, train=294, heldout=6,
+                   left_out=0,
                    set_aside={"identical_answers": {"count": 1, "places": ["dpo.json#17"]}}, lengths={"p50": 310, ...},
-                   truncated=12, lost_tokens=900, fill=0.61, learnt_tokens=90_000, tokens=180_000, failed=[])
+                   truncated=12, lost_tokens=900, cut_rows={"count": 7, "places": ["dpo.json#3", ...]}, fill=0.61,
+                   learnt_tokens=90_000, tokens=180_000, failed=[])
     """
 
     stage: str
@@ -41,6 +45,8 @@ class DataReport:
     complete: bool
     """Whether these are all rows of the sources."""
     verdicts: dict[str, dict[str, int]]
+    ignored: dict[str, dict[str, int]]
+    """By source, the columns that hold something and are not read, with the rows that have them."""
     train: int
     heldout: int
     left_out: int
@@ -50,6 +56,8 @@ class DataReport:
     """Tokens of a segment (a text, a conversation, a prompt with one answer) before anything is cut: p50, p90, p99, max."""
     truncated: int
     lost_tokens: int
+    cut_rows: dict[str, Any]
+    """Rows that lose tokens to learn at the context, and with them an answer's end token: how many, and the first places."""
     fill: float
     """Of packed rows; of examples, the share of the context that a segment takes."""
     tokens: int
@@ -77,14 +85,17 @@ def check_sample(name: str, sample: Sample) -> DataReport:
     limit = stage.context if cuts else WITHOUT_LIMIT
     over = [max(0, len(segment.input_ids) - limit) for _, segment in kept]
     documents = {row.uri: row.split for row, _ in kept}
+    cut = list(dict.fromkeys(row.uri for row, segment in kept if any(segment.weights[limit:])))
     report = DataReport(
         stage=name, rows=stage.rows, context=stage.context,
         sampled=sample.documents.table.num_rows + sample.documents.bad_rows.num_rows,
         complete=sample.documents.complete, verdicts=sample.documents.verdicts,
+        ignored=sample.documents.ignored,
         train=list(documents.values()).count("train"), heldout=list(documents.values()).count("heldout"),
         left_out=sample.left_out, set_aside=aside,
         lengths={**{f"p{q}": int(np.percentile(lengths, q, method="higher")) for q in (50, 90, 99)}, "max": int(lengths.max())},
-        truncated=sum(map(bool, over)), lost_tokens=sum(over), fill=_fill(sample, gone),
+        truncated=sum(map(bool, over)), lost_tokens=sum(over),
+        cut_rows={"count": len(cut), "places": cut[:PLACES_NAMED]}, fill=_fill(sample, gone),
         tokens=sum(min(len(segment.input_ids), limit) for _, segment in kept),
         learnt_tokens=sum(sum(map(bool, segment.weights[:limit])) for _, segment in kept), failed=[],
     )  # fmt: skip
@@ -140,7 +151,19 @@ def gates(report: DataReport) -> list[str]:
             f"{count} of {report.sampled} rows have no token to learn ({', '.join(places)}); raise `context` "
             f"({report.context}) where answers are cut off, or mend the rows."
         )
-    if report.train + report.heldout == 0 or (report.rows != "prompts" and report.learnt_tokens == 0):
+    cut, kept = report.cut_rows, report.train + report.heldout
+    if cut["count"] > CUT_SHARE * max(kept, 1):
+        failed.append(
+            f"{cut['count']} of {kept} rows are cut off at the context ({report.context}) before their end token "
+            f"({', '.join(cut['places'])}); a model trained on them would not stop. Raise `context`, or set "
+            "`too_long: quarantine`."
+        )
+    if kept == 0 or (report.rows != "prompts" and report.learnt_tokens == 0):
         read = {name: list(found) for name, found in report.verdicts.items()}
         failed.append(f"nothing is left to learn as `rows: {report.rows}`; the sources were read as {read}.")
+    elif report.train == 0:
+        read = "" if report.complete else f" of the first {report.sampled}; `--rows` reads more"
+        failed.append(
+            f"no row is left for training, {report.heldout} are held out{read}. Lower `heldout_fraction`, or give more prompts."
+        )
     return failed

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 from transformers import PreTrainedTokenizerBase
@@ -40,7 +41,8 @@ class Documents:
     """The first documents of every source of a corpus.
 
     Example:
-        Documents(table=<300 rows>, bad_rows=<2 rows>, verdicts={"pairs": {"preferences": 300}}, complete=True)
+        Documents(table=<300 rows>, bad_rows=<2 rows>, verdicts={"pairs": {"preferences": 300}},
+                  ignored={"pairs": {"id": 300}}, complete=True)
     """
 
     table: pa.Table
@@ -49,6 +51,8 @@ class Documents:
     """QUARANTINE_SCHEMA"""
     verdicts: dict[str, dict[str, int]]
     """By source: documents by what their rows were read as."""
+    ignored: dict[str, dict[str, int]]
+    """By source: rows by the columns that hold something in them and are not read."""
     complete: bool
     """Whether these are all."""
 
@@ -115,12 +119,15 @@ def sample_documents(stage: CorpusStage, rows: int) -> Documents:
         for key in survivors["split_by"].to_pylist()
     ]
     verdicts: dict[str, Counter[str]] = {name: Counter() for name in stage.sources}
-    for name, row_format in zip(found["source"].to_pylist(), found["format"].to_pylist(), strict=True):
-        verdicts[name][row_format] += 1
+    ignored: dict[str, Counter[str]] = {name: Counter() for name in stage.sources}
+    for row in found.select(["source", "format", "ignored"]).to_pylist():
+        verdicts[row["source"]][row["format"]] += 1
+        ignored[row["source"]].update(orjson.loads(row["ignored"] or "[]"))
     return Documents(
         survivors.select(DOCUMENT_SCHEMA.names).append_column("split", pa.array(split, pa.string())),
         quarantine(bad, deduplicated.duplicates),
         {name: dict(counts) for name, counts in verdicts.items()},
+        {name: dict(counts) for name, counts in ignored.items()},
         complete,
     )
 

@@ -15,6 +15,12 @@ from tests.world.toy_run import ToyRun
 USER, ANSWER = {"role": "user", "content": "Which case?"}, {"role": "assistant", "content": "This one."}
 
 
+GOOD = DataReport(
+    "s", "messages", 64, 100, True, {}, {}, 90, 9, 0, {}, {}, 0, 0, {"count": 0, "places": []}, 1.0, 500, 200, []
+)
+"""A report that passes every gate."""
+
+
 @pytest.fixture
 def toy(tmp_path: Path, tiny_model: Path) -> ToyRun:
     return write_toy_judgements(tmp_path / "run", tiny_model, str(tmp_path / "store"))
@@ -40,8 +46,12 @@ def test_check_counts_what_the_stage_would_make(toy: ToyRun) -> None:
     assert report["train"] + report["heldout"] == 60 and report["heldout"] > 0
     assert report["complete"] and report["set_aside"] == {} and report["failed"] == []
     assert 0 < report["lengths"]["p50"] <= report["lengths"]["p99"] <= report["lengths"]["max"] <= 128
-    short = checked(toy, "pairs", "stages.pairs.context=95")
+    assert report["cut_rows"] == {"count": 0, "places": []}
+    short = checked(toy, "pairs", "stages.pairs.context=95", code=2)
     assert short["truncated"] > 0 and short["lost_tokens"] == report["tokens"] - short["tokens"]
+    (sentence,) = short["failed"]
+    assert f"{short['cut_rows']['count']} of 60 rows are cut off" in sentence
+    assert short["cut_rows"]["places"][0] in sentence
     quarantined = checked(toy, "pairs", "stages.pairs.context=95", "stages.pairs.too_long=quarantine")
     aside = quarantined["set_aside"]["too_long"]["count"]
     assert aside > 0 and quarantined["train"] + quarantined["heldout"] == 60 - aside
@@ -88,6 +98,21 @@ def test_a_row_kind_that_the_files_do_not_have_stops_it(toy: ToyRun) -> None:
     )
 
 
+def test_columns_that_are_not_read_are_named(toy: ToyRun) -> None:
+    pairs = [{"prompt": f"Q{n}", "chosen": "A", "rejected": "B", "id": n, "notes": ""} for n in range(20)]
+    pairs[3]["source"] = "them"
+    override = with_rows(toy, *pairs)
+    report = checked(toy, "pairs", override)
+    assert report["ignored"] == {"pairs": {"id": 20, "source": 1}}
+    spoken = acclimate("data", "check", str(toy.config), override, "--stage", "pairs").stdout
+    assert "pairs: 20 as preferences; not read: `id`, `source`" in " ".join(spoken.split())
+
+
+def test_rows_that_are_all_held_out_stop_it(toy: ToyRun) -> None:
+    answer = acclimate("data", "check", str(toy.config), "stages.opinions.heldout_fraction=1", "--stage", "pairs")
+    assert answer.code == 2 and "stages.pairs: no row is left for training, 60 are held out" in answer.stderr
+
+
 def test_a_template_without_an_end_and_unknown_columns_are_refused(toy: ToyRun, tmp_path: Path) -> None:
     template = tmp_path / "endless.jinja"
     template.write_text("{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}")
@@ -112,10 +137,32 @@ def test_plan_says_what_the_first_row_is_read_as_and_refuses_what_is_nothing_kno
 
 def test_answers_without_an_end_fail_a_gate() -> None:
     found = {"no_end": {"count": 1, "places": ["a.jsonl#7"]}}
-    report = DataReport("s", "messages", 64, 100, True, {}, 90, 9, 0, found, {}, 0, 0, 1.0, 500, 200, [])
-    (sentence,) = gates(report)
+    (sentence,) = gates(replace(GOOD, set_aside=found))
     assert "1 rows" in sentence and "a.jsonl#7" in sentence and "would not stop" in sentence
-    assert gates(replace(report, set_aside={})) == []
+    assert gates(GOOD) == []
+
+
+def test_rows_that_end_at_the_context_fail_a_gate_above_one_in_twenty() -> None:
+    def cut(count: int) -> DataReport:
+        return replace(GOOD, cut_rows={"count": count, "places": ["a.jsonl#3"]})
+
+    assert gates(cut(4)) == []
+    (sentence,) = gates(cut(5))
+    assert "5 of 99 rows are cut off at the context (64)" in sentence and "a.jsonl#3" in sentence
+
+
+@pytest.mark.parametrize("reason", ["empty_message", "empty_answer"])
+def test_rows_without_a_word_to_learn_count_among_those_without_a_token(reason: str) -> None:
+    assert gates(replace(GOOD, set_aside={reason: {"count": 5, "places": ["a.jsonl#2"]}})) == []
+    (sentence,) = gates(replace(GOOD, set_aside={reason: {"count": 6, "places": ["a.jsonl#2"]}}))
+    assert "6 of 100 rows have no token to learn (a.jsonl#2)" in sentence
+
+
+def test_held_out_rows_alone_fail_a_gate() -> None:
+    (sentence,) = gates(replace(GOOD, train=0, heldout=3))
+    assert "no row is left for training, 3 are held out" in sentence and "--rows" not in sentence
+    (sentence,) = gates(replace(GOOD, train=0, heldout=3, complete=False))
+    assert "of the first 100; `--rows` reads more" in sentence
 
 
 def test_preview_shows_what_is_learnt(toy: ToyRun) -> None:

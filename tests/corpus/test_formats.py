@@ -152,12 +152,34 @@ def test_the_same_rows_in_every_kind_of_file(tmp_path: Path) -> None:
         ({"messages": [{"role": "assistant", "tool_calls": [1]}]}, "tool_call"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "not_text"),
         ({"messages": [USER, {**GOOD, "weight": 0.5}]}, "wrong_weight"),
+        ({"messages": [USER, GOOD], "images": ["cat.png"]}, "not_text"),
+        ({"prompt": "Q", "completion": "A", "videos": [None, {"path": "x.mp4"}]}, "not_text"),
+        ({"prompt": "Q", "completion": "A", "label": True, "audio": {"bytes": "x"}}, "not_text"),
+        ({"prompt": "Q", "chosen": "A", "rejected": "B", "tools": '[{"name": "f"}]'}, "tool_call"),
+        ({"input": {"messages": [USER], "tools": [{"type": "function"}]}, "preferred_output": [GOOD], "non_preferred_output": [BAD]}, "tool_call"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_learnt_is_set_aside_by_reason(tmp_path: Path, row: dict[str, Any], reason: str) -> None:
     (rejected,) = read(write(tmp_path / "a.jsonl", row))
     assert isinstance(rejected, Rejected), rejected
     assert (rejected.uri, rejected.reason) == ("a.jsonl#1", reason)
+
+
+def test_columns_for_pictures_and_tools_may_be_there_empty(tmp_path: Path) -> None:
+    row = {
+        "messages": [USER, GOOD],
+        "images": [],
+        "videos": None,
+        "audios": [None],
+        "tools": "[]",
+        "id": 7,
+        "topic": "",
+    }
+    (document,) = read(write(tmp_path / "a.jsonl", row))
+    assert isinstance(document, Raw) and document.messages == [USER, GOOD]
+    assert document.ignored == ("id",)
+    (rejected,) = read(write(tmp_path / "b.jsonl", {**row, "images": ["cat.png"]}))
+    assert isinstance(rejected, Rejected) and "`images` is not empty" in rejected.detail
 
 
 def test_numbers_that_pandas_left_out_are_not_given(tmp_path: Path) -> None:
