@@ -12,7 +12,7 @@ import gzip
 import io
 import itertools
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import BinaryIO, cast
 from xml.etree.ElementTree import ParseError
 
@@ -128,7 +128,7 @@ def _document(place: str, row: object, name: str | None) -> Raw | Rejected:
 def rows_of(file: BinaryIO, uri: str) -> Iterator[NumberedRow]:
     """The rows of a file by its suffix."""
     for suffixes, read in ROW_READERS.items():
-        if uri.removesuffix(".gz").endswith(suffixes):
+        if _suffixed(uri, suffixes):
             return read(file, uri)
     known = ", ".join(suffix for suffixes in ROW_READERS for suffix in suffixes)
     raise DataError(
@@ -178,9 +178,11 @@ def csv_rows(file: BinaryIO, uri: str) -> Iterator[NumberedRow]:
     """Rows of text; a cell without text is no value. Numbers count rows after the header, not lines."""
     # newline="": line ends inside quotes belong to the cell.
     text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
-    rows = csv.DictReader(text, delimiter="\t" if uri.removesuffix(".gz").endswith(".tsv") else ",")
+    # strict: a quote that is never closed would otherwise make one cell of the rest of the file.
+    rows = csv.DictReader(text, delimiter="\t" if _suffixed(uri, (".tsv",)) else ",", strict=True)
     number = 0
     try:
+        _require_different_names(rows.fieldnames or (), uri)
         for number, row in enumerate(rows, start=1):
             if None in row or None in row.values():
                 yield (
@@ -193,7 +195,21 @@ def csv_rows(file: BinaryIO, uri: str) -> Iterator[NumberedRow]:
         reason = "not_utf8" if isinstance(error, UnicodeDecodeError) else "broken_csv"
         yield number + 1, Rejected(f"{uri}#{number + 1}", reason, f"{error}; the rest of the file is not read")
     finally:
-        text.detach()  # the file is closed where it was opened
+        if not file.closed:  # closed: whoever asked for rows has enough of them, and the file went first
+            text.detach()  # the file is closed where it was opened
+
+
+def _require_different_names(columns: Sequence[str], uri: str) -> None:
+    repeated = sorted({name for name in columns if list(columns).count(name) > 1})
+    if repeated:
+        raise DataError(
+            f"{uri}: the header names {', '.join(f'`{name}`' for name in repeated)} more than once, so one column would hide "
+            "the other. Rename or remove one."
+        )
+
+
+def _suffixed(uri: str, suffixes: tuple[str, ...]) -> bool:
+    return uri.lower().removesuffix(".gz").endswith(suffixes)
 
 
 ROW_READERS: dict[tuple[str, ...], Callable[[BinaryIO, str], Iterator[NumberedRow]]] = {

@@ -1,3 +1,4 @@
+import gc
 import gzip
 import json
 from pathlib import Path
@@ -8,6 +9,7 @@ from configs.schema.corpus import Source
 from jobs.corpus.pubmed import CONCLUSION_INSTRUCTION
 from jobs.corpus.raw import Raw, Rejected
 from jobs.corpus.readers import read_file
+from jobs.corpus.schema import DataError
 from tests.corpus.sources import PUBMED, write_jsonl, write_pubmed
 
 
@@ -130,3 +132,27 @@ def test_a_long_cell_does_not_end_a_csv_file(tmp_path: Path):
     path = tmp_path / "a.csv"
     path.write_text("text\n" + "\n".join(["short", "x" * 200_000, "after"]) + "\n")
     assert [len(row.text) for row in documents(read(path, "auto"))] == [5, 200_000, 5]
+
+
+def test_a_quote_that_is_never_closed_does_not_swallow_the_rest_of_a_csv_file(tmp_path: Path):
+    path = tmp_path / "a.csv"
+    path.write_text('text\nfirst\n"opened\nthird\nfourth\n')
+    rows = read(path, "auto")
+    assert [row.text for row in documents(rows)] == ["first"]
+    assert reasons(rows) == [("a.csv#2", "broken_csv")]
+
+
+def test_a_csv_header_that_names_a_column_twice_is_refused(tmp_path: Path):
+    path = tmp_path / "a.csv"
+    path.write_text("text,id,text\nrow,1,other\n")
+    with pytest.raises(DataError, match=r"a\.csv: the header names `text` more than once"):
+        read(path, "auto")
+
+
+@pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
+def test_a_csv_file_that_is_given_up_ends_without_noise(tmp_path: Path):
+    path = tmp_path / "a.csv"
+    path.write_text("txt\n" + "row\n" * 50)
+    with pytest.raises(DataError, match=r"a\.csv#1: .*`txt`"):
+        read(path, "auto")
+    gc.collect()
