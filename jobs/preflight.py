@@ -6,6 +6,7 @@
     `check` before: writers; after: shards, byte by byte
 """
 
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,7 +72,8 @@ def _offload(stage: TrainStage) -> str:
 
 
 def _formats(stage: CorpusStage, inputs: "list[InputFile]") -> dict[str, str]:
-    """As what the first row of each source with `format: auto` is read. Raises DataError where it is nothing known."""
+    """As what the first readable row of each source with `format: auto` is read. Raises DataError where it is nothing known."""
+    from jobs.corpus.probe import PROBED_ROWS
     from jobs.corpus.raw import Raw
     from jobs.corpus.readers import read_file
 
@@ -79,7 +81,8 @@ def _formats(stage: CorpusStage, inputs: "list[InputFile]") -> dict[str, str]:
     for name, source in stage.sources.items():
         if source.format == "auto":
             file = next(file for file in inputs if file.source == name)
-            first = next(iter(read_file(file.location, file.uri, source)))
+            rows = list(islice(read_file(file.location, file.uri, source), PROBED_ROWS))
+            first = next((row for row in rows if isinstance(row, Raw)), rows[0])
             formats[name] = first.format if isinstance(first, Raw) else f"nothing yet ({first.uri}: {first.reason})"
     return formats
 

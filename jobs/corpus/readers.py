@@ -90,7 +90,7 @@ def _converted_rows(rows: Iterator[NumberedRow], uri: str, name: str) -> Iterato
 
 
 def _rows_of_one_format(rows: Iterator[NumberedRow], uri: str) -> Iterator[Raw | Rejected]:
-    """All rows have the format of the first one that can be read. Raises DataError at a row of another."""
+    """All rows have the format of the first one that tells it. Raises DataError at a row of another."""
     first: tuple[str, str] | None = None
     for number, row in rows:
         place = f"{uri}#{number}"
@@ -100,7 +100,8 @@ def _rows_of_one_format(rows: Iterator[NumberedRow], uri: str) -> Iterator[Raw |
         try:
             name = recognise(row)
         except RowError as error:
-            if first is not None and error.reason == "unknown_fields":
+            # In a table every row has every column: one that is partly empty does not tell yet what the rows are.
+            if error.reason == "unknown_fields" and (first is not None or None in row.values()):
                 yield Rejected(place, error.reason, error.detail)
                 continue
             raise DataError(f"{place}: {error.detail}. Set the source's `format`, or mend the row.") from None
@@ -164,9 +165,18 @@ def json_array(file: BinaryIO, uri: str) -> Iterator[NumberedRow]:
 
 
 def parquet_rows(file: BinaryIO, uri: str) -> Iterator[NumberedRow]:
+    """Raises pa.ArrowInvalid where the file is damaged; what the store raises while it is read passes."""
     del uri
-    batches = pq.ParquetFile(cast(io.BytesIO, file)).iter_batches(batch_size=PARQUET_ROWS)
-    return enumerate((row for batch in batches for row in batch.to_pylist()), start=1)
+    try:
+        batches = pq.ParquetFile(cast(io.BytesIO, file)).iter_batches(batch_size=PARQUET_ROWS)
+        yield from enumerate((row for batch in batches for row in batch.to_pylist()), start=1)
+    except UnicodeDecodeError as error:
+        raise pa.ArrowInvalid(str(error)) from error
+    except OSError as error:
+        # Arrow raises a bare OSError for a damaged page (thrift, snappy, gzip); one of a disk or network has a number or a class.
+        if type(error) is not OSError or error.errno is not None:
+            raise
+        raise pa.ArrowInvalid(str(error)) from error
 
 
 LONGEST_CELL = 1 << 28
