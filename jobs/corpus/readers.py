@@ -45,7 +45,7 @@ def read_file(location: str, uri: str, source: Source) -> Iterator[Raw | Rejecte
     folder, _, name = location.rpartition("/")
     count = 0
     with Store(folder).open(name) as packed:
-        file = cast(BinaryIO, gzip.GzipFile(fileobj=packed)) if location.endswith(".gz") else packed
+        file = cast(BinaryIO, gzip.GzipFile(fileobj=packed)) if location.lower().endswith(".gz") else packed
         try:
             for row in _documents(file, uri, source):
                 count += 1
