@@ -21,6 +21,7 @@ from configs.schema.training import ExampleStage, LanguageModelStage, TrainStage
 from jobs.fit import StageSpace, check_cpus, check_disk, check_memory, training_space
 from jobs.origin import ContextTooLong, Origin, check_context, window_of
 from jobs.pipeline import PlannedStage
+from jobs.preflight_heldout import check_fractions
 from jobs.preflight_ppo import check_ppo, describe_ppo
 from jobs.stages import trusts_code
 
@@ -96,11 +97,12 @@ def check(run: Run, waiting: list[PlannedStage], store: Store) -> None:
 
 
 def foresee(run: Run, waiting: list[PlannedStage], store: Store) -> None:
-    """Raises ArtifactNotFound, DataError, ModelError, UnsupportedModel, WeightsError, TemplateError, ContextTooLong or
-    DoesNotFit. A model that is still at a hub is looked at when it was fetched.
+    """Raises ArtifactNotFound, DataError, ModelError, UnsupportedModel, WeightsError, TemplateError, ContextTooLong,
+    EvaluationError or DoesNotFit. A model that is still at a hub is looked at when it was fetched.
     """
     _check_parents(waiting, store)
     for planned in waiting:
+        check_fractions(run, planned.name, planned.stage)
         if isinstance(planned.stage, LanguageModelStage):
             _check_batch(planned, planned.stage, _row_tokens(run, planned, store))
         if isinstance(planned.stage, CorpusStage):
