@@ -160,7 +160,8 @@ def _scalar(node: yaml.Node, path: Path_, file: str) -> Any:
     finally:
         loader.dispose()
     if isinstance(value, str) and re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", value):
-        return float(value)  # YAML 1.1 reads 2e-5 as a string; everybody means the number
+        number = float(value)  # YAML 1.1 reads 2e-5 as a string; everybody means the number
+        return int(number) if number.is_integer() else number  # 1e3 steps are whole ones
     if value is not None and not isinstance(value, str | int | float | bool):
         raise ConfigError(f"{where}: `{'.'.join(path)}` is a {type(value).__name__}; put it in quotes to make it text")
     return value

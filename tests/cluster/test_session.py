@@ -135,11 +135,6 @@ def test_a_silent_address_is_named_within_seconds() -> None:
     assert time.monotonic() - started < 5
 
 
-def test_an_address_without_a_port_is_refused() -> None:
-    with pytest.raises(ClusterUnreachable, match="HOST:PORT"), connect(Cluster(address="head.example")):
-        pass
-
-
 def test_versions_are_those_of_the_installed_packages() -> None:
     import torch
 
