@@ -21,10 +21,12 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import ray
+from ray._private import services
 from ray.exceptions import AuthenticationError
 
 from cluster.checkout import CHECKOUT, copy_checkout
@@ -127,7 +129,8 @@ def _start(**options: Any) -> None:
     """`_initialise`, again where Ray gives its own processes up. Raises ClusterUnreachable."""
     for left in reversed(range(START_TRIES)):
         try:
-            return _initialise(**options)
+            with _sessions_of_their_own():
+                return _initialise(**options)
         except Exception as error:
             if START_TIMEOUT_WORDS not in str(error):
                 raise
@@ -137,6 +140,23 @@ def _start(**options: Any) -> None:
                     f"Ray's own processes did not start within 30 s, {START_TRIES} times: this machine is too busy "
                     f"({os.getloadavg()[0]:.0f} processes want to run on {os.cpu_count()} cores). Run again when it is quieter."
                 ) from error
+
+
+@contextmanager
+def _sessions_of_their_own() -> Iterator[None]:
+    """Ray's node processes that start inside the block are in no process group or session of ours.
+
+    `timeout`, shells and schedulers send a SIGTERM to our whole group, and a Ray that dies of it takes the checkpoint with it
+    that we are about to write. Ray itself only blocks SIGINT for them (start_ray_process). On Linux they end with us by
+    PR_SET_PDEATHSIG, which knows no groups; elsewhere Ray ends them by their group, so there it stays ours.
+    """
+    plain = services.ConsolePopen
+    if sys.platform == "linux":
+        services.ConsolePopen = partial(plain, start_new_session=True)
+    try:
+        yield
+    finally:
+        services.ConsolePopen = plain
 
 
 def _initialise(**options: Any) -> None:

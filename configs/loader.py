@@ -21,6 +21,10 @@ from configs.schema.run import Run
 NEAREST_CUTOFF = 0.5
 """difflib ratio above which a valid key is offered for an unknown one; `learning_rte` and `learning_rate` have 0.96."""
 
+YAML_TAG = "tag:yaml.org,2002:"
+PLAIN_TAGS = (f"{YAML_TAG}map", f"{YAML_TAG}seq")
+"""Of mappings and lists that are written without a tag."""
+
 
 class ConfigError(UserError, ValueError):
     """What is wrong, where, and how to mend it; one line per problem."""
@@ -80,6 +84,8 @@ def _read(file: Path, readers: tuple[Path, ...]) -> tuple[dict[str, Any], Origin
         raise ConfigError(f"{file}: no such file") from error
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
         raise ConfigError(f"{file}: cannot be read as YAML: {' '.join(str(error).split())}") from error
+    except RecursionError:
+        raise ConfigError(f"{file}: cannot be read as YAML: brackets inside brackets without end") from None
     if not isinstance(root, yaml.MappingNode):
         raise ConfigError(f"{file}: expected a mapping of keys at the top")
     origins: Origins = {}
@@ -97,43 +103,73 @@ def _read(file: Path, readers: tuple[Path, ...]) -> tuple[dict[str, Any], Origin
     return _merge(values, own), merged | origins
 
 
-def _construct(node: yaml.Node, path: Path_, file: str, origins: Origins) -> Any:
-    """Python values of a YAML node; notes the line of each key, refuses a key that is given twice."""
+def _construct(node: yaml.Node, path: Path_, file: str, origins: Origins, around: tuple[yaml.Node, ...] = ()) -> Any:
+    """Python values of a YAML node; notes the line of each key, refuses a key that is given twice.
+
+    Args:
+        around: the nodes that this one lies in; an alias to one of them has no value.
+    """
+    start = Origin(file, node.start_mark.line + 1)
+    if any(node is outer for outer in around):
+        raise ConfigError(f"{start}: `{'.'.join(path)}`: an alias to what it lies in; write the value itself")
+    around = (*around, node)
+    if isinstance(node, yaml.CollectionNode) and node.tag not in PLAIN_TAGS:
+        raise ConfigError(f"{start}: `{'.'.join(path)}` has the tag {_tag(node)}, and tags are not read; leave it out")
     if isinstance(node, yaml.MappingNode):
         result: dict[str, Any] = {}
         for key_node, value_node in node.value:
-            key = str(key_node.value)
             where = Origin(file, key_node.start_mark.line + 1)
-            if key_node.tag == "tag:yaml.org,2002:merge":
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise ConfigError(
+                    f"{where}: a key of `{'.'.join(path) or 'the file'}` is a list or mapping; keys are words"
+                )
+            key = str(key_node.value)
+            if key_node.tag == f"{YAML_TAG}merge":
                 raise ConfigError(
                     f"{where}: YAML's merge key `<<` is not read; put shared keys in a file and `extends:` it"
                 )
             if key in result:
                 raise ConfigError(f"{where}: `{'.'.join((*path, key))}` is given twice")
             origins[(*path, key)] = where
-            result[key] = _construct(value_node, (*path, key), file, origins)
+            result[key] = _construct(value_node, (*path, key), file, origins, around)
         return result
     if isinstance(node, yaml.SequenceNode):
         items = []
         for index, item in enumerate(node.value):
             origins[(*path, str(index))] = Origin(file, item.start_mark.line + 1)
-            items.append(_construct(item, (*path, str(index)), file, origins))
+            items.append(_construct(item, (*path, str(index)), file, origins, around))
         return items
     return _scalar(node, path, file)
 
 
 def _scalar(node: yaml.Node, path: Path_, file: str) -> Any:
+    where = Origin(file, node.start_mark.line + 1)
     loader = yaml.SafeLoader("")
     try:
         value = loader.construct_object(node)
+    except yaml.constructor.ConstructorError as error:
+        raise ConfigError(
+            f"{where}: `{'.'.join(path)}` has the tag {_tag(node)}, which is not read; leave it out"
+        ) from error
+    except ValueError as error:
+        # `2024-13-45` looks like a date to YAML, and `!!int abc` claims to be a number.
+        raise ConfigError(
+            f"{where}: `{'.'.join(path)}`: {node.value!r} is read as {_tag(node)}, which it is not ({error}); put it in quotes "
+            "to make it text"
+        ) from error
     finally:
         loader.dispose()
     if isinstance(value, str) and re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", value):
-        return float(value)  # YAML 1.1 reads 2e-5 as a string; everybody means the number
+        number = float(value)  # YAML 1.1 reads 2e-5 as a string; everybody means the number
+        return int(number) if number.is_integer() else number  # 1e3 steps are whole ones
     if value is not None and not isinstance(value, str | int | float | bool):
-        where = Origin(file, node.start_mark.line + 1)
         raise ConfigError(f"{where}: `{'.'.join(path)}` is a {type(value).__name__}; put it in quotes to make it text")
     return value
+
+
+def _tag(node: yaml.Node) -> str:
+    """As it is written: !foo, !!int."""
+    return node.tag.replace(YAML_TAG, "!!")
 
 
 def _merge(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:

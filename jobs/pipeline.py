@@ -20,6 +20,7 @@ from configs.schema.corpus import CorpusStage
 from configs.schema.ppo_stage import PpoStage
 from configs.schema.run import ARTIFACT_PREFIX, ModelStage, Run, Stage, stage_inputs
 from configs.schema.training import TrainStage
+from jobs.preflight_heldout import check_documents
 from jobs.stages import STAGE_VERSIONS, Outcome, StageContext, identity, run_stage
 
 
@@ -73,7 +74,8 @@ def execute(
 ) -> dict[str, Artifact]:
     """Computes what is not done, in order, with Ray connected; the artifacts by stage name.
 
-    Raises LeaseHeld where another run writes one of the stages, Stopped where it was asked to stop.
+    Raises LeaseHeld where another run writes one of the stages, Stopped where it was asked to stop, EvaluationError where a
+    corpus turns out to hold less out than later stages measure on.
     """
     artifacts: dict[str, Artifact] = {}
     for plan in planned:
@@ -85,6 +87,8 @@ def execute(
             watch.reused(plan)
         artifacts[plan.name] = done
         watch.artifact(plan, done)
+        if isinstance(plan.stage, CorpusStage):
+            check_documents(loaded.run, {each.name: each.stage for each in planned}, plan.name, done.record["counts"])
     return artifacts
 
 

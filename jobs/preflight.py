@@ -6,6 +6,7 @@
     `check` before: writers; after: shards, byte by byte
 """
 
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from configs.schema.training import ExampleStage, LanguageModelStage, TrainStage
 from jobs.fit import StageSpace, check_cpus, check_disk, check_memory, training_space
 from jobs.origin import ContextTooLong, Origin, check_context, window_of
 from jobs.pipeline import PlannedStage
+from jobs.preflight_heldout import check_fractions
 from jobs.preflight_ppo import check_ppo, describe_ppo
 from jobs.stages import trusts_code
 
@@ -77,7 +79,8 @@ def _offload(stage: TrainStage) -> str:
 
 
 def _formats(stage: CorpusStage, inputs: "list[InputFile]") -> dict[str, str]:
-    """As what the first row of each source with `format: auto` is read. Raises DataError where it is nothing known."""
+    """As what the first readable row of each source with `format: auto` is read. Raises DataError where it is nothing known."""
+    from jobs.corpus.probe import PROBED_ROWS
     from jobs.corpus.raw import Raw
     from jobs.corpus.readers import read_file
 
@@ -85,7 +88,8 @@ def _formats(stage: CorpusStage, inputs: "list[InputFile]") -> dict[str, str]:
     for name, source in stage.sources.items():
         if source.format == "auto":
             file = next(file for file in inputs if file.source == name)
-            first = next(iter(read_file(file.location, file.uri, source)))
+            rows = list(islice(read_file(file.location, file.uri, source), PROBED_ROWS))
+            first = next((row for row in rows if isinstance(row, Raw)), rows[0])
             formats[name] = first.format if isinstance(first, Raw) else f"nothing yet ({first.uri}: {first.reason})"
     return formats
 
@@ -99,11 +103,12 @@ def check(run: Run, waiting: list[PlannedStage], store: Store) -> None:
 
 
 def foresee(run: Run, waiting: list[PlannedStage], store: Store) -> None:
-    """Raises ArtifactNotFound, DataError, ModelError, UnsupportedModel, WeightsError, TemplateError, ContextTooLong or
-    DoesNotFit. A model that is still at a hub is looked at when it was fetched.
+    """Raises ArtifactNotFound, DataError, ModelError, UnsupportedModel, WeightsError, TemplateError, ContextTooLong,
+    EvaluationError or DoesNotFit. A model that is still at a hub is looked at when it was fetched.
     """
     _check_parents(waiting, store)
     for planned in waiting:
+        check_fractions(run, planned.name, planned.stage)
         if isinstance(planned.stage, LanguageModelStage):
             _check_batch(planned, planned.stage, _row_tokens(run, planned, store))
         if isinstance(planned.stage, CorpusStage):

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from configs.schema.tree import Fraction, Node, PositiveInt, StageName
+from configs.schema.tree import FileCount, Fraction, Node, PositiveInt, StageName
 
 RowFormat = Literal[
     "text_rows", "messages", "sharegpt", "prompt_completion", "instructions", "preferences", "ultrafeedback",
@@ -55,7 +55,7 @@ class CorpusStage(Node):
     cleaning: Cleaning = Cleaning()
     heldout_fraction: Fraction = 0.02
     split_seed: int = 0
-    partitions: PositiveInt = Field(
+    partitions: FileCount = Field(
         default=8, description="Number of output files; a document's file is hash(id) mod this."
     )
 
@@ -87,6 +87,6 @@ class ShardsStage(Node):
     document_end: str | None = Field(
         default=None, description="Token that closes a document when `rows: text`; default: the tokenizer's EOS."
     )
-    shards: PositiveInt = Field(
+    shards: FileCount = Field(
         default=8, description="Number of output shards; a document's shard is hash(id) mod this."
     )

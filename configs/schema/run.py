@@ -1,9 +1,10 @@
 """The root of the config tree: a run is a store, a cluster and named stages."""
 
 import os
+import re
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from configs.schema.corpus import CorpusStage, ShardsStage
 from configs.schema.evaluation import EvaluateStage, ReportStage
@@ -84,6 +85,8 @@ Stage = Annotated[
 ]
 
 
+LARGEST_SEED = 2**32 - 1
+"""What every generator takes that a run's seed enters, also where a step is mixed into 64 bits (Learner.draw_dropout)."""
 LOCAL_CPUS = 4
 """Logical CPUs of a local Ray at least: serving needs 3 (ingress, replica, engine), whatever the machine has."""
 
@@ -94,6 +97,16 @@ class Cluster(Node):
     address: str = Field(
         default="local", description="local: start Ray here; auto: the cluster this host belongs to; HOST:PORT."
     )
+
+    @field_validator("address")
+    @classmethod
+    def _is_an_address(cls, address: str) -> str:
+        if address not in ("local", "auto") and not re.fullmatch(r"[^\s:/]+:\d{1,5}", address):
+            raise ValueError(
+                f"{address!r} is not an address: give `local`, `auto` or HOST:PORT (the head's GCS, usually 6379)"
+            )
+        return address
+
     logical_cpus: PositiveInt | None = Field(
         default=None, description="CPUs a local Ray offers; default: the cores of the machine, at least 4."
     )
@@ -108,7 +121,7 @@ class Run(Node):
     """One run: what is computed (`stages`), where it is kept (`store`), where it is run (`cluster`)."""
 
     name: StageName
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, le=LARGEST_SEED)
     store: str = Field(default="artifacts", description="Artifact root: a directory or s3://bucket/prefix.")
     cluster: Cluster = recorded_only(Cluster())
     tracking: Literal["tensorboard", "wandb", "none"] = recorded_only("tensorboard")

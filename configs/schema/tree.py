@@ -11,9 +11,10 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 
 class Node(BaseModel):
-    """A frozen config node in which an unknown key is an error, and a number that is none."""
+    """A frozen config node in which an unknown key is an error, and so is a value of another type: `true` is no number and
+    "6" is none either; a whole number does for a fraction. Infinity and NaN are no settings."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 RECORDED_ONLY: dict[str, JsonValue] = {"recorded_only": True}
@@ -46,5 +47,7 @@ def _hashed(value: Any) -> Any:
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 PositiveInt = Annotated[int, Field(ge=1)]
+FileCount = Annotated[int, Field(ge=1, le=100_000)]
+"""Files of one artifact: their names have five digits (part-00017.parquet), and their order is that of their names."""
 StageName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,40}$")]
 """Names a stage inside a run; also used in file names, hence the narrow alphabet."""

@@ -14,6 +14,7 @@ from jobs.cli.places import StoreOption, store_root
 
 if TYPE_CHECKING:
     from cluster.storage import Store
+    from configs.schema.run import Cluster
     from configs.schema.serving import Serving
     from serving.app import Endpoint
 
@@ -46,6 +47,7 @@ def serve(
 ) -> None:
     """Serve a model through Ray Serve and vLLM (OpenAI-compatible). A key in ACCLIMATE_API_KEY is asked of clients."""
     options = _options(settings or [], {"port": port, "host": host, "interface": interface})
+    where = _cluster(cluster)
     from serving.port import require_free_port
 
     require_key(host, without_key)
@@ -58,17 +60,16 @@ def serve(
     screen = Console(stderr=True)
     screen.print(f"starting [bold]{name or found_name}[/] from {directory.root} (about a minute on CPU) ...")
     try:
-        _serve_until_interrupted(directory, name or found_name, options, cluster)
+        _serve_until_interrupted(directory, name or found_name, options, where)
     except KeyboardInterrupt:
         screen.print("stopped; nothing is left running")
         raise typer.Exit(Stopped.exit_code) from None
 
 
-def _serve_until_interrupted(directory: "Store", name: str, options: "Serving", address: str) -> None:
-    from configs.schema.run import Cluster
+def _serve_until_interrupted(directory: "Store", name: str, options: "Serving", cluster: "Cluster") -> None:
     from serving.app import serve_model
 
-    with serve_model(directory, name, options, Cluster.model_validate({"address": address})) as endpoint:
+    with serve_model(directory, name, options, cluster) as endpoint:
         typer.echo(_ready(endpoint, options))
         while True:
             signal.pause()
@@ -149,6 +150,19 @@ def _options(settings: list[str], given: dict[str, Any]) -> "Serving":
     except ValidationError as error:
         lines = [f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in error.errors()]
         raise typer.BadParameter("\n".join(lines) + f"\nsettings are: {', '.join(Serving.model_fields)}") from error
+
+
+def _cluster(address: str) -> "Cluster":
+    from pydantic import ValidationError
+
+    from configs.schema.run import Cluster
+
+    try:
+        return Cluster.model_validate({"address": address})
+    except ValidationError as error:
+        raise typer.BadParameter(
+            error.errors()[0]["msg"].removeprefix("Value error, "), param_hint="--cluster"
+        ) from error
 
 
 def _ready(endpoint: "Endpoint", options: "Serving") -> str:

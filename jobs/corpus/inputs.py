@@ -4,8 +4,10 @@ config source (file, directory, glob, s3:// prefix) -> InputFile per file, sorte
 """
 
 import glob
+import os
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -21,7 +23,10 @@ SUFFIXES = {
     "pubmed": (".xml", ".xml.gz"),
 }
 ROW_SUFFIXES = (".jsonl", ".jsonl.gz", ".ndjson", ".json", ".json.gz", ".parquet", ".csv", ".csv.gz", ".tsv", ".tsv.gz")
-"""What is taken from a directory or prefix; a file or glob that is named is taken whatever its suffix."""
+"""What is taken from a directory or prefix, in upper or lower case; a file or glob that is named is taken whatever its suffix."""
+
+SHOWN_SUFFIXES = 5
+"""Of a directory in which nothing fits."""
 
 BYTES_PER_TOKEN = 4.5
 """Plain English text in a 49k vocabulary: 4.65 characters a token on PubMed abstracts, a little more than one byte each."""
@@ -67,7 +72,7 @@ def find_inputs(stage: CorpusStage, base: Path) -> list[InputFile]:
         if not files:
             wanted = ", ".join(suffixes_of(source))
             raise DataError(
-                f"sources.{name}.path: nothing found at {source.path} (looked in {base}). "
+                f"sources.{name}.path: nothing found at {source.path} (looked in {base}){_what_is_there(source, base)}. "
                 f"It must be a file, a glob, or a directory or prefix with files ending in {wanted}."
             )
         found += sorted(files, key=lambda file: file.uri)
@@ -84,7 +89,7 @@ def estimate_tokens(stage: CorpusStage, inputs: Sequence[InputFile]) -> dict[str
     for file in inputs:
         per_token = BYTES_PER_TOKEN
         if stage.sources[file.source].format == "pubmed":
-            per_token = PUBMED_BYTES_PER_TOKEN[".gz" if file.uri.endswith(".gz") else ".xml"]
+            per_token = PUBMED_BYTES_PER_TOKEN[".gz" if file.uri.lower().endswith(".gz") else ".xml"]
         tokens[file.source] += int(file.size / per_token)
     for name, source in stage.sources.items():
         if source.format == "pubmed" and source.limit_documents is not None:
@@ -95,12 +100,43 @@ def estimate_tokens(stage: CorpusStage, inputs: Sequence[InputFile]) -> dict[str
 def _local(name: str, source: Source, base: Path) -> list[InputFile]:
     top = base / Path(source.path).expanduser()
     if top.is_dir():
-        paths = [path for path in top.rglob("*") if path.is_file() and path.name.endswith(suffixes_of(source))]
+        paths = [path for path in _files_below(top) if _fits(path.name, source)]
     elif top.is_file():
         paths = [top]
     else:
         paths = [Path(match) for match in glob.glob(str(top), recursive=True) if Path(match).is_file()]
     return [_local_file(path, name, source, base) for path in paths]
+
+
+def _fits(name: str, source: Source) -> bool:
+    return name.lower().endswith(suffixes_of(source))
+
+
+def _files_below(top: Path) -> Iterator[Path]:
+    """All files, through links as well; a directory that is reached twice, or contains itself, is read at its first place."""
+    seen: set[tuple[int, int]] = set()
+    for folder, folders, names in os.walk(top, followlinks=True):
+        here = Path(folder).stat()
+        if (here.st_dev, here.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((here.st_dev, here.st_ino))
+        folders.sort()
+        yield from (path for path in (Path(folder, name) for name in sorted(names)) if path.is_file())
+
+
+def _what_is_there(source: Source, base: Path) -> str:
+    """Of a local path at which no file was found: why what is there is none; empty where nothing is."""
+    if source.path.startswith("s3://"):
+        return ""
+    top = base / Path(source.path).expanduser()
+    if top.is_symlink() and not top.exists():
+        return f": it is a link to {top.readlink()}, which does not exist"
+    if top.is_dir():
+        suffixes = Counter(path.suffix.lower() or "no suffix" for path in _files_below(top))
+        told = ", ".join(f"{count} with {suffix}" for suffix, count in suffixes.most_common(SHOWN_SUFFIXES))
+        return f": the directory has other files ({told})" if told else ": the directory has no files"
+    return ": what is there is a pipe, a socket or a device, not a file" if top.exists() else ""
 
 
 def _local_file(path: Path, name: str, source: Source, base: Path) -> InputFile:
@@ -119,7 +155,7 @@ def _remote(name: str, source: Source) -> list[InputFile]:
     found = store.fs.glob(source.path, detail=True) if wildcard else store.fs.find(folder, detail=True)
     for path, info in cast(dict[str, Any], found).items():
         uri = f"s3://{path}"
-        wanted = wildcard or uri == source.path or path.endswith(suffixes_of(source))
+        wanted = wildcard or uri == source.path or _fits(path, source)
         if wanted and info["type"] == "file":
             etag = str(info["ETag"]).strip('"')
             files.append(InputFile(uri, uri, int(info["size"]), f"etag:{etag}", name, source.licence))

@@ -48,6 +48,6 @@ def _unreadable(stage_name: str, name: str, expected: str, told: list[str]) -> D
 def _magic(file: InputFile) -> str:
     folder, _, name = file.location.rpartition("/")
     first = Store(folder).read_range(0, 4, name)
-    if name.endswith(".gz"):
+    if name.lower().endswith(".gz"):
         return ""
     return "".join(f" ({meaning})" for magic, meaning in MAGIC.items() if first.startswith(magic))

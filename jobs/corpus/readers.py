@@ -12,7 +12,7 @@ import gzip
 import io
 import itertools
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import BinaryIO, cast
 from xml.etree.ElementTree import ParseError
 
@@ -45,7 +45,7 @@ def read_file(location: str, uri: str, source: Source) -> Iterator[Raw | Rejecte
     folder, _, name = location.rpartition("/")
     count = 0
     with Store(folder).open(name) as packed:
-        file = cast(BinaryIO, gzip.GzipFile(fileobj=packed)) if location.endswith(".gz") else packed
+        file = cast(BinaryIO, gzip.GzipFile(fileobj=packed)) if location.lower().endswith(".gz") else packed
         try:
             for row in _documents(file, uri, source):
                 count += 1
@@ -90,7 +90,7 @@ def _converted_rows(rows: Iterator[NumberedRow], uri: str, name: str) -> Iterato
 
 
 def _rows_of_one_format(rows: Iterator[NumberedRow], uri: str) -> Iterator[Raw | Rejected]:
-    """All rows have the format of the first one that can be read. Raises DataError at a row of another."""
+    """All rows have the format of the first one that tells it. Raises DataError at a row of another."""
     first: tuple[str, str] | None = None
     for number, row in rows:
         place = f"{uri}#{number}"
@@ -100,7 +100,8 @@ def _rows_of_one_format(rows: Iterator[NumberedRow], uri: str) -> Iterator[Raw |
         try:
             name = recognise(row)
         except RowError as error:
-            if first is not None and error.reason == "unknown_fields":
+            # In a table every row has every column: one that is partly empty does not tell yet what the rows are.
+            if error.reason == "unknown_fields" and (first is not None or None in row.values()):
                 yield Rejected(place, error.reason, error.detail)
                 continue
             raise DataError(f"{place}: {error.detail}. Set the source's `format`, or mend the row.") from None
@@ -128,7 +129,7 @@ def _document(place: str, row: object, name: str | None) -> Raw | Rejected:
 def rows_of(file: BinaryIO, uri: str) -> Iterator[NumberedRow]:
     """The rows of a file by its suffix."""
     for suffixes, read in ROW_READERS.items():
-        if uri.removesuffix(".gz").endswith(suffixes):
+        if _suffixed(uri, suffixes):
             return read(file, uri)
     known = ", ".join(suffix for suffixes in ROW_READERS for suffix in suffixes)
     raise DataError(
@@ -164,9 +165,18 @@ def json_array(file: BinaryIO, uri: str) -> Iterator[NumberedRow]:
 
 
 def parquet_rows(file: BinaryIO, uri: str) -> Iterator[NumberedRow]:
+    """Raises pa.ArrowInvalid where the file is damaged; what the store raises while it is read passes."""
     del uri
-    batches = pq.ParquetFile(cast(io.BytesIO, file)).iter_batches(batch_size=PARQUET_ROWS)
-    return enumerate((row for batch in batches for row in batch.to_pylist()), start=1)
+    try:
+        batches = pq.ParquetFile(cast(io.BytesIO, file)).iter_batches(batch_size=PARQUET_ROWS)
+        yield from enumerate((row for batch in batches for row in batch.to_pylist()), start=1)
+    except UnicodeDecodeError as error:
+        raise pa.ArrowInvalid(str(error)) from error
+    except OSError as error:
+        # Arrow raises a bare OSError for a damaged page (thrift, snappy, gzip); one of a disk or network has a number or a class.
+        if type(error) is not OSError or error.errno is not None:
+            raise
+        raise pa.ArrowInvalid(str(error)) from error
 
 
 LONGEST_CELL = 1 << 28
@@ -178,9 +188,11 @@ def csv_rows(file: BinaryIO, uri: str) -> Iterator[NumberedRow]:
     """Rows of text; a cell without text is no value. Numbers count rows after the header, not lines."""
     # newline="": line ends inside quotes belong to the cell.
     text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
-    rows = csv.DictReader(text, delimiter="\t" if uri.removesuffix(".gz").endswith(".tsv") else ",")
+    # strict: a quote that is never closed would otherwise make one cell of the rest of the file.
+    rows = csv.DictReader(text, delimiter="\t" if _suffixed(uri, (".tsv",)) else ",", strict=True)
     number = 0
     try:
+        _require_different_names(rows.fieldnames or (), uri)
         for number, row in enumerate(rows, start=1):
             if None in row or None in row.values():
                 yield (
@@ -193,7 +205,21 @@ def csv_rows(file: BinaryIO, uri: str) -> Iterator[NumberedRow]:
         reason = "not_utf8" if isinstance(error, UnicodeDecodeError) else "broken_csv"
         yield number + 1, Rejected(f"{uri}#{number + 1}", reason, f"{error}; the rest of the file is not read")
     finally:
-        text.detach()  # the file is closed where it was opened
+        if not file.closed:  # closed: whoever asked for rows has enough of them, and the file went first
+            text.detach()  # the file is closed where it was opened
+
+
+def _require_different_names(columns: Sequence[str], uri: str) -> None:
+    repeated = sorted({name for name in columns if list(columns).count(name) > 1})
+    if repeated:
+        raise DataError(
+            f"{uri}: the header names {', '.join(f'`{name}`' for name in repeated)} more than once, so one column would hide "
+            "the other. Rename or remove one."
+        )
+
+
+def _suffixed(uri: str, suffixes: tuple[str, ...]) -> bool:
+    return uri.lower().removesuffix(".gz").endswith(suffixes)
 
 
 ROW_READERS: dict[tuple[str, ...], Callable[[BinaryIO, str], Iterator[NumberedRow]]] = {

@@ -175,10 +175,21 @@ def _facts(artifact: Artifact) -> dict[str, Any]:
         "name": artifact.name,
         "kind": artifact.kind,
         "key": artifact.key,
-        "counts": dict(flattened(record["counts"])),
+        "counts": dict(_counted(record["counts"])),
         "licences": record["licences"],
         "settings": dict(flattened(record["config"])),
     }
+
+
+def _counted(counts: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Our own words spaced out, names of licences and sources as they stand: ("documents by licence, CC-BY-SA-3.0", 12)."""
+    for name, value in counts.items():
+        words = name.replace("_", " ")
+        if not isinstance(value, Mapping):
+            yield words, value
+            continue
+        for key, count in flattened(value):
+            yield f"{words}, {key.replace('_', ' ') if name == 'quarantined' else key}", count
 
 
 def flattened(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

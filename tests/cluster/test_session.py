@@ -4,12 +4,18 @@ import os
 import shutil
 import signal
 import socket
+import subprocess
+import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import psutil
 import pytest
 import ray
 
+from cluster.checkout import CHECKOUT
 from cluster.preload import preloaded_tcmalloc, tcmalloc_installed
 from cluster.session import ClusterUnreachable, connect, versions
 from configs.schema.run import Cluster
@@ -50,6 +56,66 @@ def test_a_sigterm_still_reaches_the_callers_handler() -> None:
     assert received == [signal.SIGTERM]
 
 
+DRIVER = """
+import signal, sys, threading
+from cluster.session import connect
+from configs.schema.run import Cluster
+import ray
+stopped = threading.Event()
+signal.signal(signal.SIGTERM, lambda number, frame: stopped.set())
+@ray.remote
+class Learner:
+    def answer(self): return "still here"
+with connect(Cluster(logical_cpus=1)):
+    learner = Learner.remote()
+    ray.get(learner.answer.remote())
+    print("up", flush=True)
+    while not stopped.wait(0.1): pass
+    print(ray.get(learner.answer.remote(), timeout=30), flush=True)
+"""
+
+
+@contextmanager
+def started_driver() -> Iterator["tuple[subprocess.Popen[str], list[psutil.Process]]"]:
+    """A driver at the head of a process group, whose Ray has a busy worker; and all of its Ray's processes."""
+    with subprocess.Popen(
+        [sys.executable, "-c", DRIVER], cwd=CHECKOUT, stdout=subprocess.PIPE, text=True, start_new_session=True
+    ) as driver:
+        processes: list[psutil.Process] = []
+        try:
+            assert driver.stdout is not None and driver.stdout.readline() == "up\n"
+            processes = psutil.Process(driver.pid).children(recursive=True)
+            yield driver, processes
+        finally:
+            driver.kill()
+            for process in processes:
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
+
+
+@pytest.mark.cluster
+def test_a_sigterm_to_the_whole_group_leaves_ray_to_the_driver() -> None:
+    """As `timeout` sends it: what the driver still has to do, it does with a Ray that works."""
+    with started_driver() as (driver, processes):
+        assert not [process for process in processes if driver.pid in (os.getpgid(process.pid), os.getsid(process.pid))]
+        os.killpg(driver.pid, signal.SIGTERM)
+        output, _ = driver.communicate(timeout=90)
+        assert (driver.returncode, output) == (0, "still here\n")
+        _, alive = psutil.wait_procs(processes, timeout=60)
+        assert not alive
+
+
+@pytest.mark.cluster
+def test_a_killed_driver_takes_its_ray_with_it() -> None:
+    """But for Ray's two agents, which first try to report the death to the head that died as well: a minute or two."""
+    with started_driver() as (driver, processes):
+        working = [process for process in processes if "Agent" not in process.name()]
+        assert {"raylet", "gcs_server", "ray::Learner"} <= {process.name() for process in working}
+        driver.kill()
+        _, alive = psutil.wait_procs(working, timeout=60)
+        assert not alive
+
+
 @pytest.mark.cluster
 def test_the_logs_stay_when_the_run_fails() -> None:
     with pytest.raises(ArithmeticError), connect(Cluster()) as session:
@@ -67,11 +133,6 @@ def test_a_silent_address_is_named_within_seconds() -> None:
     with pytest.raises(ClusterUnreachable, match=f"127.0.0.1:{port}"), connect(Cluster(address=f"127.0.0.1:{port}")):
         pass
     assert time.monotonic() - started < 5
-
-
-def test_an_address_without_a_port_is_refused() -> None:
-    with pytest.raises(ClusterUnreachable, match="HOST:PORT"), connect(Cluster(address="head.example")):
-        pass
 
 
 def test_versions_are_those_of_the_installed_packages() -> None:

@@ -1,6 +1,7 @@
 """Config files: what a user may get wrong is answered with file, line, key and the nearest valid key."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -128,3 +129,73 @@ def test_a_rule_over_several_stages_names_the_line_of_its_key(tmp_path: Path) ->
     )
     with pytest.raises(ConfigError, match=r"run.yaml:7: stages.cpt.shards: 'base' is a model stage, needed: shards"):
         load_run(str(file))
+
+
+@pytest.mark.parametrize(
+    ("line", "replacement", "expected"),
+    [
+        ("steps: 4", "steps: !foo 4", r"run.yaml:20: `stages.cpt.steps` has the tag !foo"),
+        ("steps: 4", "steps: !!int abc", r"run.yaml:20: `stages.cpt.steps`: 'abc' is read as !!int"),
+        ("seed: 3", "seed: 2024-13-45", r"run.yaml:2: `seed`: '2024-13-45' is read as !!timestamp"),
+        ("seed: 3", "seed: &a {b: *a}", r"run.yaml:2: `seed.b`: an alias to what it lies in"),
+        ("seed: 3", "seed: &a [1, *a]", r"run.yaml:2: `seed.1`: an alias to what it lies in"),
+        ("optimizer:", "optimizer: !foo", r"run.yaml:21: `stages.cpt.optimizer` has the tag !foo"),
+        ("seed: 3", "? [a, b]\n: 3", r"run.yaml:2: a key of `the file` is a list or mapping"),
+        ("seed: 3", "seed: " + "[" * 5000, r"run.yaml: cannot be read as YAML"),
+    ],
+)
+def test_yaml_that_has_no_value_names_its_line(tmp_path: Path, line: str, replacement: str, expected: str) -> None:
+    assert line in BASE
+    with pytest.raises(ConfigError, match=expected):
+        load_run(write(tmp_path, BASE.replace(line, replacement)))
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("seed=4294967296", "less than or equal to 4294967295"),
+        ("stages.cpt.steps=true", "valid integer"),
+        ("stages.cpt.steps='6'", "valid integer"),
+        ("stages.cpt.steps=6.5", "valid integer"),
+        ("stages.cpt.optimizer.learning_rate=.inf", "finite number"),
+        ("stages.cpt.optimizer.learning_rate=.nan", "finite number"),
+        ("stages.cpt.optimizer.learning_rate=1e999", "finite number"),
+        ("stages.cpt.optimizer.learning_rate='1'", "valid number"),
+        ("stages.papers.partitions=10000000", "less than or equal to 100000"),
+        ("stages.rows.shards=10000000", "less than or equal to 100000"),
+        ("cluster.address=nonsense", "'nonsense' is not an address: give `local`, `auto` or HOST:PORT"),
+        ("cluster.address='ray://head:10001'", "HOST:PORT"),
+    ],
+)
+def test_values_that_would_fail_later_are_refused(tmp_path: Path, override: str, said: str) -> None:
+    with pytest.raises(
+        ConfigError, match=re.escape(f"override {override!r}: `{override.partition('=')[0]}`: ")
+    ) as error:
+        load_run(write(tmp_path, BASE), (override,))
+    assert said in str(error.value)
+
+
+def test_whole_numbers_do_for_fractions_and_powers_of_ten_for_whole_numbers(tmp_path: Path) -> None:
+    overrides = (
+        "stages.cpt.optimizer.learning_rate=1", "stages.cpt.steps=1e3", "seed=4294967295", "cluster.address=head:6379",
+    )  # fmt: skip
+    run = load_run(write(tmp_path, BASE), overrides).run
+    cpt = run.stages["cpt"]
+    assert isinstance(cpt, LanguageModelStage)
+    assert (cpt.optimizer.learning_rate, cpt.steps, run.seed, run.cluster.address) == (
+        1.0,
+        1000,
+        2**32 - 1,
+        "head:6379",
+    )
+
+
+@pytest.mark.parametrize("override", ["seed=!x 3", "seed=2024-13-45", "seed=&a [*a]"])
+def test_an_override_without_a_value_is_named(tmp_path: Path, override: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(f"override {override!r}")):
+        load_run(write(tmp_path, BASE), (override,))
+
+
+def test_an_alias_that_ends_is_read(tmp_path: Path) -> None:
+    text = BASE.replace("seed: 3", "seed: &n 3").replace("steps: 4", "steps: *n")
+    assert load_run(write(tmp_path, text), ()).run.stages["cpt"].steps == 3  # pyright: ignore[reportAttributeAccessIssue]

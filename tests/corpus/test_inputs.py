@@ -1,4 +1,5 @@
 import hashlib
+import os
 from pathlib import Path
 
 import pytest
@@ -34,3 +35,33 @@ def test_a_source_that_matches_nothing_is_named(tmp_path: Path):
     stage = stage_of(papers=Source(path="papers", format="pubmed", licence="MIT"))
     with pytest.raises(DataError, match=r"sources\.papers\.path: nothing found at papers .*\.xml\.gz"):
         find_inputs(stage, tmp_path)
+
+
+def test_links_are_followed_once_and_suffixes_may_be_in_capitals(tmp_path: Path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/B.JSONL.GZ").write_text("b")
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs/a.Jsonl").write_text("a")
+    (tmp_path / "docs/linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "docs/twice").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "docs/round").symlink_to(tmp_path / "docs")
+    stage = stage_of(docs=Source(path="docs", format="jsonl", licence="MIT"))
+    assert [file.uri for file in find_inputs(stage, tmp_path)] == ["docs/a.Jsonl", "docs/linked/B.JSONL.GZ"]
+
+
+def test_what_is_there_instead_of_a_file_is_said(tmp_path: Path):
+    (tmp_path / "dangling.jsonl").symlink_to("/nowhere/x.jsonl")
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    (tmp_path / "scans").mkdir()
+    (tmp_path / "empty").mkdir()
+    for name in ("a.PDF", "b.pdf", "README"):
+        (tmp_path / "scans" / name).write_text("x")
+    said = {
+        "dangling.jsonl": "a link to /nowhere/x.jsonl, which does not exist",
+        "pipe.jsonl": "a pipe, a socket or a device, not a file",
+        "scans": r"other files \(2 with .pdf, 1 with no suffix\)",
+        "empty": "the directory has no files",
+    }
+    for path, words in said.items():
+        with pytest.raises(DataError, match=rf"sources\.docs\.path: nothing found at {path} .*{words}"):
+            find_inputs(stage_of(docs=Source(path=path, format="jsonl", licence="MIT")), tmp_path)

@@ -1,13 +1,20 @@
+import errno
+import gc
 import gzip
+import io
 import json
 from pathlib import Path
+from typing import BinaryIO, cast
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from configs.schema.corpus import Source
 from jobs.corpus.pubmed import CONCLUSION_INSTRUCTION
 from jobs.corpus.raw import Raw, Rejected
-from jobs.corpus.readers import read_file
+from jobs.corpus.readers import parquet_rows, read_file
+from jobs.corpus.schema import DataError
 from tests.corpus.sources import PUBMED, write_jsonl, write_pubmed
 
 
@@ -137,3 +144,61 @@ def test_a_long_cell_does_not_end_a_csv_file(tmp_path: Path):
     path = tmp_path / "a.csv"
     path.write_text("text\n" + "\n".join(["short", "x" * 200_000, "after"]) + "\n")
     assert [len(row.text) for row in documents(read(path, "auto"))] == [5, 200_000, 5]
+
+
+def test_a_quote_that_is_never_closed_does_not_swallow_the_rest_of_a_csv_file(tmp_path: Path):
+    path = tmp_path / "a.csv"
+    path.write_text('text\nfirst\n"opened\nthird\nfourth\n')
+    rows = read(path, "auto")
+    assert [row.text for row in documents(rows)] == ["first"]
+    assert reasons(rows) == [("a.csv#2", "broken_csv")]
+
+
+def test_a_csv_header_that_names_a_column_twice_is_refused(tmp_path: Path):
+    path = tmp_path / "a.csv"
+    path.write_text("text,id,text\nrow,1,other\n")
+    with pytest.raises(DataError, match=r"a\.csv: the header names `text` more than once"):
+        read(path, "auto")
+
+
+@pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
+def test_a_csv_file_that_is_given_up_ends_without_noise(tmp_path: Path):
+    path = tmp_path / "a.csv"
+    path.write_text("txt\n" + "row\n" * 50)
+    with pytest.raises(DataError, match=r"a\.csv#1: .*`txt`"):
+        read(path, "auto")
+    gc.collect()
+
+
+def write_parquet(path: Path, texts: list[str | None]) -> Path:
+    pq.write_table(pa.table({"text": pa.array(texts, pa.string())}), path, row_group_size=1000)
+    return path
+
+
+def test_a_damaged_page_of_a_parquet_file_sets_the_rest_aside(tmp_path: Path):
+    path = write_parquet(tmp_path / "a.parquet", [f"row {n} {n * n * 7919}" for n in range(3000)])
+    content = path.read_bytes()
+    second = pq.ParquetFile(path).metadata.row_group(1).column(0).data_page_offset
+    path.write_bytes(content[:second] + b"\xff" * 64 + content[second + 64 :])
+    *kept, last = read(path, "auto")
+    assert isinstance(last, Rejected) and (last.uri, last.reason) == ("a.parquet", "damaged_file")
+    assert len(kept) == 1000 and "the 1000 rows before are kept" in last.detail
+
+
+def test_what_a_disk_says_while_a_parquet_file_is_read_is_no_damage(tmp_path: Path):
+    path = write_parquet(tmp_path / "a.parquet", ["x" * 50] * 3000)
+
+    class Failing(io.FileIO):
+        def read(self, size: int | None = -1, /) -> bytes:
+            raise OSError(errno.EIO, "Input/output error")
+
+        readall = read  # pyright: ignore[reportAssignmentType]
+
+    with pytest.raises(OSError, match="Input/output error"):
+        list(parquet_rows(cast(BinaryIO, Failing(path)), "a.parquet"))
+
+
+def test_a_table_whose_first_row_is_empty_is_known_by_the_next(tmp_path: Path):
+    rows = read(write_parquet(tmp_path / "a.parquet", [None, "one", None, "two"]), "auto")
+    assert [row.text for row in documents(rows)] == ["one", "two"]
+    assert reasons(rows) == [("a.parquet#1", "unknown_fields"), ("a.parquet#3", "unknown_fields")]

@@ -89,7 +89,8 @@ def demo_artifacts(store: Store) -> list[Artifact]:
     counts = {
         "train": 1763,
         "heldout": 40,
-        "documents_by_source": {"pubmed": 1803},
+        "documents_by_source": {"pub_med": 1803},
+        "documents_by_licence": {"CC-BY-SA-3.0": 1803},
         "quarantined": {"too_short": 12, "duplicate": 3},
     }
     made = [
@@ -133,7 +134,9 @@ def test_everything_asked_for_is_there(page: str):
         "20.400",
         "−16.4 %",
         "1,763",
-        "too short",
+        "quarantined, too short",
+        "documents by source, pub_med<",
+        "documents by licence, CC-BY-SA-3.0<",
         "LicenseRef-NLM",
         "cut after 128 tokens",
         "2.13.0",

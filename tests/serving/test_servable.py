@@ -127,3 +127,8 @@ def test_a_short_key_is_refused() -> None:
     with pytest.raises(ApiKeyTooShort, match="15 characters"):
         digest_of("x" * 15)
     assert len(digest_of("x" * 16)) == 64
+
+
+def test_an_address_of_no_cluster_is_the_options_fault(model: Path) -> None:
+    refused = acclimate("serve", str(model), "--cluster", "nonsense")
+    assert refused.code == 2 and "--cluster" in refused.stderr and "HOST:PORT" in refused.stderr

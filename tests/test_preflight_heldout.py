@@ -1,0 +1,52 @@
+"""What an evaluation cannot find is said before the training it comes after."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from configs.schema.run import Run
+from jobs.evaluate.heldout import EvaluationError
+from jobs.preflight_heldout import check_documents, check_fractions
+from tests.world.command import acclimate, require_refused
+from tests.world.toy_run import toy_run_values, write_toy_run
+
+
+def toy(**papers: Any) -> Run:
+    values = toy_run_values(Path("model"), Path("documents.jsonl"), "store")
+    values["stages"]["papers"].update(papers)
+    values["stages"]["cpt"]["heldout"] = {}
+    return Run.model_validate(values)
+
+
+@pytest.mark.parametrize(("name", "key"), [("evaluation", "sets.texts.documents"), ("cpt", "heldout")])
+def test_a_corpus_that_holds_nothing_out_is_refused(name: str, key: str) -> None:
+    run = toy(heldout_fraction=0)
+    with pytest.raises(EvaluationError, match=re.escape(f"stages.{name}.{key}: papers holds no document out")):
+        check_fractions(run, name, run.stages[name])
+    check_fractions(toy(), name, run.stages[name])
+
+
+@pytest.mark.parametrize(
+    ("heldout", "conversations", "said"),
+    [
+        (7, 40, "stages.evaluation.sets.texts.documents: 8 held-out documents asked for, papers has 7"),
+        (9, 3, "stages.evaluation.sets.tasks.documents: 4 held-out conversations asked for, papers has 3"),
+        (0, 0, "stages.cpt.heldout: 1 held-out documents asked for, papers has 0"),
+    ],
+)
+def test_a_corpus_that_holds_too_little_out_is_refused_when_it_is_done(
+    heldout: int, conversations: int, said: str
+) -> None:
+    run = toy()
+    with pytest.raises(EvaluationError, match=re.escape(said)):
+        check_documents(run, run.stages, "papers", {"heldout": heldout, "conversations": conversations})
+    check_documents(run, run.stages, "papers", {"heldout": 8, "conversations": 4})
+
+
+def test_a_run_of_it_ends_before_anything_is_computed(tiny_model: Path, tmp_path: Path) -> None:
+    run = write_toy_run(tmp_path / "toy", tiny_model, str(tmp_path / "store"))
+    refused = acclimate("run", str(run.config), "stages.papers.heldout_fraction=0", "--yes")
+    require_refused(refused, 2, "stages.evaluation.sets.texts.documents", "heldout_fraction: 0")
+    assert not (tmp_path / "store" / "artifacts").exists()
