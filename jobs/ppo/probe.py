@@ -1,10 +1,11 @@
 """Whether a sampler really computes with the weights it was sent: its log-probabilities of a fixed text against the learner's.
 
-    old learner -- d = new - old --> new learner          the sampler s lies at `position` on this line:
-    0 ......................... 1/2 ............ 1        (s - old) . d / d . d, with a standard error of noise / |d|
+    old learner ---- d = new - old ----> new learner       the sampler s lies at `position` on this line:
+    0 ............... 1/2 ............... 1                |s - old|^2 - |s - new|^2 = 2 sum u,  u = (s - (old + new) / 2) d
 
-Sampler and learner never agree exactly (bf16 kernels round differently), so distance alone sees no small step that was
-skipped. Along d the noise of thousands of tokens averages out: a step of a hundredth of the noise can still be told.
+Sampler and learner never agree exactly: in bf16 both round, and a step of 1e-6 moves log-probabilities less than rounding does,
+in the learner's own difference too. So the sum of u is judged by its standard error over the tokens: significantly below 0 is
+an update that was skipped, significantly above 0 is one that arrived, and between them the probe says that it cannot tell.
 """
 
 import math
@@ -18,9 +19,8 @@ from cluster.weights import WeightSyncFailed
 
 LEAST_TOKENS = 2048
 """Fewer would need larger steps to tell old from new; this many cost a forward pass of one micro-batch."""
-SURE = 8.0
-"""Standard errors between old and new from which the reading is trusted. Half of them lie between a right position (1) and the
-boundary (1/2): a false alarm once in 30,000 syncs if noise were normal and independent."""
+SURE = 4.0
+"""Standard errors: by chance once in 30,000 syncs, were tokens independent."""
 MOST_MISMATCH = {torch.float32: 1e-3, torch.bfloat16: 0.15, torch.float16: 0.05}
 """Root mean square, in nats, of sampler minus learner. Seen here with SmolLM2-135M: 1e-6 in fp32, 0.03 in bf16
 (tests/benchmarks/weight_sync.py); weights of another model or a broken layer give whole nats."""
@@ -47,14 +47,15 @@ class ProbeReading:
     """Where a sampler lies between the old and the new learner."""
 
     position: float
-    """0 = at the old one, 1 = at the new one; NaN where both are the same."""
+    """0 = at the old one, 1 = at the new one; NaN where both are the same. Drawn to 1/2 by the learner's own rounding."""
     standard_errors: float
-    """Between old and new; below SURE the position says nothing."""
+    """By which the sampler is nearer to the new learner than to the old one; negative where it is nearer to the old one."""
     mismatch: float
     """Root mean square of sampler minus new learner, in nats."""
 
     @property
     def is_sure(self) -> bool:
+        """The step is large enough to be seen here, and was."""
         return self.standard_errors >= SURE
 
 
@@ -62,15 +63,17 @@ def read_probe(sampled_N: Tensor, probe: Probe) -> ProbeReading:
     """Args:
     sampled_N: the sampler's log-probabilities of the tokens of the probe.
     """
-    step_N = probe.new_logprobs_N.double() - probe.old_logprobs_N.double()
-    moved_N = sampled_N.double() - probe.old_logprobs_N.double()
-    mismatch = float((sampled_N.double() - probe.new_logprobs_N.double()).square().mean().sqrt())
+    old_N, new_N, sampled_N = probe.old_logprobs_N.double(), probe.new_logprobs_N.double(), sampled_N.double()
+    mismatch = float((sampled_N - new_N).square().mean().sqrt())
+    step_N = new_N - old_N
     square = float(step_N @ step_N)
     if square == 0:
         return ProbeReading(math.nan, 0.0, mismatch)
-    position = float(moved_N @ step_N) / square
-    noise = float((moved_N - position * step_N).square().mean().sqrt())
-    return ProbeReading(position, math.sqrt(square) / noise if noise else math.inf, mismatch)
+    nearer_N = (sampled_N - (old_N + new_N) / 2) * step_N
+    error = float(nearer_N.std(correction=0)) * math.sqrt(len(nearer_N))
+    total = float(nearer_N.sum())
+    standard_errors = total / error if error else math.copysign(math.inf, total)
+    return ProbeReading(0.5 + total / square, standard_errors, mismatch)
 
 
 def check_probe(reading: ProbeReading, dtype: torch.dtype) -> None:
@@ -79,10 +82,10 @@ def check_probe(reading: ProbeReading, dtype: torch.dtype) -> None:
     Args:
         dtype: in which the sampler computes.
     """
-    if reading.is_sure and reading.position <= 0.5:
+    if reading.standard_errors <= -SURE:
         raise WeightSyncFailed(
-            f"the sampler still computes with the old weights: it lies at {reading.position:.2f} between the old (0) and the "
-            f"new learner (1), which are {reading.standard_errors:.0f} standard errors apart"
+            f"the sampler still computes with the old weights: it is nearer to the old than to the new learner by "
+            f"{-reading.standard_errors:.0f} standard errors (at {reading.position:.2f} between them, 1 is the new one)"
         )
     if not reading.mismatch <= MOST_MISMATCH[dtype]:  # NaN fails too
         raise WeightSyncFailed(

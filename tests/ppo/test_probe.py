@@ -17,19 +17,22 @@ def noise(seed: int, size: float, tokens: int = LEAST_TOKENS) -> Tensor:
 
 
 def test_a_reading_by_hand() -> None:
-    # d = (1, 1), s - old = (1, 0): position 1/2; what is left is (1/2, -1/2), so noise is 1/2 and |d| / noise = 2 sqrt 2.
-    reading = read_probe(torch.tensor([-1.0, -3.0]), probe(torch.tensor([-2.0, -3.0]), torch.tensor([-1.0, -2.0])))
-    assert reading.position == 0.5
-    assert reading.standard_errors == pytest.approx(2 * math.sqrt(2))
-    assert reading.mismatch == pytest.approx(math.sqrt(0.5))
+    # d = (1, 1), old + d / 2 = (-1.5, -2.5), s less that = (0.5, -0.5): u = (0.5, -0.5) sums to 0, half way.
+    half_way = read_probe(torch.tensor([-1.0, -3.0]), probe(torch.tensor([-2.0, -3.0]), torch.tensor([-1.0, -2.0])))
+    assert half_way.position == 0.5 and half_way.standard_errors == 0
+    assert half_way.mismatch == pytest.approx(math.sqrt(0.5))
+    # d = (1, 2), s = new: u = (0.5, 2) has mean 1.25 and deviation 0.75; 2.5 / (0.75 sqrt 2).
+    arrived = read_probe(torch.tensor([-1.0, -1.0]), probe(torch.tensor([-2.0, -3.0]), torch.tensor([-1.0, -1.0])))
+    assert arrived.position == 1 and arrived.mismatch == 0
+    assert arrived.standard_errors == pytest.approx(2.5 / (0.75 * math.sqrt(2)))
 
 
 def test_without_a_step_or_without_noise() -> None:
     old_N = torch.tensor([-2.0, -3.0])
     still = read_probe(old_N, probe(old_N, old_N))
     assert math.isnan(still.position) and still.standard_errors == 0 and not still.is_sure
-    exact = read_probe(old_N + 1, probe(old_N, old_N + 1))
-    assert exact.position == 1 and exact.standard_errors == math.inf
+    assert read_probe(old_N + 1, probe(old_N, old_N + 1)).standard_errors == math.inf
+    assert read_probe(old_N, probe(old_N, old_N + 1)).standard_errors == -math.inf
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -40,17 +43,23 @@ def test_a_skipped_step_of_a_third_of_the_noise_is_found(seed: int) -> None:
     bf16_N = noise(10 * seed + 2, 0.03)
     skipped = read_probe(old_N + bf16_N, probe(old_N, old_N + step_N))
     taken = read_probe(old_N + step_N + bf16_N, probe(old_N, old_N + step_N))
-    assert skipped.is_sure and taken.is_sure
+    assert taken.is_sure and not skipped.is_sure
+    assert skipped.position < 0.25 and taken.position > 0.75
     check_probe(taken, torch.bfloat16)
     with pytest.raises(WeightSyncFailed, match="still computes with the old weights"):
         check_probe(skipped, torch.bfloat16)
 
 
-def test_a_step_far_below_the_noise_is_not_judged() -> None:
-    old_N = -2 + noise(1, 1.0)
-    reading = read_probe(old_N + noise(3, 0.03), probe(old_N, old_N + noise(2, 1e-4)))
-    assert reading.standard_errors < SURE
-    check_probe(reading, torch.bfloat16)
+@pytest.mark.parametrize("seed", range(5))
+def test_a_step_below_the_rounding_of_the_learner_itself_is_not_judged(seed: int) -> None:
+    """SmolLM2-135M in bf16 at a rate of 1e-6: the learner's difference is rounding, and every sampler lies half way."""
+    exact_N = -2 + noise(10 * seed, 1.0)
+    step_N = noise(10 * seed + 1, 1e-4)
+    rounded = probe(exact_N + noise(10 * seed + 2, 0.02), exact_N + step_N + noise(10 * seed + 3, 0.02))
+    for sampler_N in (exact_N, exact_N + step_N):
+        reading = read_probe(sampler_N + noise(10 * seed + 4, 0.02), rounded)
+        assert abs(reading.standard_errors) < SURE and reading.position == pytest.approx(0.5, abs=0.1)
+        check_probe(reading, torch.bfloat16)
 
 
 def test_noise_that_no_precision_explains_is_refused() -> None:
