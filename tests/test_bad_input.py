@@ -134,7 +134,7 @@ def _turning_angles(model: Path) -> None:
         (_broken_tokenizer, ("tokenizer or config.json cannot be read", "Copy the tokenizer files")),
         (_broken_index, ("model.safetensors.index.json", "again")),
         (_config_of_a_list, ("config.json",)),
-        (_gpt2, ("cannot be trained", "GPT2", "only decoders laid out like Llama")),
+        (_gpt2, ("cannot be trained", "model_type gpt2", "choose a model of")),
         (_picture_model, ("cannot be trained", "llava", "Choose one")),
         (_translator, ("cannot be trained", "t5: an encoder-decoder model")),
         (_other_sizes, ("the weights do not fit config.json", "model.layers.2")),
@@ -159,7 +159,10 @@ def test_plan_and_serve_refuse_it_as_well(toy: ToyRun, model: Path) -> None:
     require_refused(acclimate("serve", str(model), "--port", str(free_port())), 2, str(model), "no tokenizer")
     shutil.rmtree(model)
     require_refused(
-        acclimate("serve", str(model), "--store", toy.store.root, "--port", str(free_port())), 2, str(model), "There is"
+        acclimate("serve", str(model), "--store", toy.store.root, "--port", str(free_port())),
+        2,
+        str(model),
+        "there is no model here",
     )
 
 

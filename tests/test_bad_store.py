@@ -212,7 +212,7 @@ def test_an_s3_that_refuses_says_how_to_mend_it(toy: ToyRun, status: int, code: 
 def test_a_store_that_is_a_file(toy: ToyRun, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a directory")
     for verb in ("run", "plan"):
-        told = (str(tmp_path / "file"), "cannot be read or written", "Check the directory")
+        told = (str(tmp_path / "file"), "cannot be read or written", "is a file: set `store`")
         require_refused(acclimate(verb, str(toy.config), f"store={tmp_path / 'file'}"), 4, *told)
 
 

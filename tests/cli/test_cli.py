@@ -21,7 +21,7 @@ from tests.world.conditions import kill_process
 from tests.world.toy_run import CHECKOUT, ToyRun, write_toy_run
 
 VERBS = (
-    "plan", "run", "submit", "status", "logs", "ls", "stop", "eval", "serve", "merge", "lineage", "gc", "schema", "doctor",
+    "plan", "run", "submit", "status", "logs", "ls", "stop", "eval", "serve", "merge", "samples", "lineage", "gc", "schema", "doctor",
 )  # fmt: skip
 KEYS = {name: character * 16 for name, character in (("base", "a"), ("papers", "b"), ("cpt", "c"), ("half", "d"))}
 COLOUR = re.compile(r"\x1b\[(?:\d+;)*[39][0-7]m")
