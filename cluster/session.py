@@ -204,11 +204,10 @@ def require_listening(address: str, what: str = "GCS (6379") -> None:
         what: listens there, with its usual port, for the message.
     """
     host, _, port = address.rpartition(":")
-    if not host or not port.isdigit():
-        raise ClusterUnreachable(f"cluster.address={address!r} is not an address: give `local`, `auto` or HOST:PORT.")
+    assert host and port.isdigit(), address  # whoever took the address from a user has looked at it
     try:
         socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT_S).close()
-    except OSError as error:
+    except (OSError, OverflowError) as error:  # OverflowError: a port above 65535
         raise ClusterUnreachable(
             f"Nothing answers at {address} ({error}). Check that the head runs, that the port is the one of its {what} "
             "unless started otherwise) and that a firewall or VPN lets you through."

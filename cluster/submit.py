@@ -11,6 +11,7 @@ may list jobs.
 """
 
 import json
+import re
 import tempfile
 import time
 import uuid
@@ -63,6 +64,10 @@ class NotSubmittable(UserError):
     """The config names places that the cluster cannot see."""
 
 
+class NotADashboard(UserError):
+    """What was given as the address of a dashboard has not the form of one."""
+
+
 class JobNotFound(UserError):
     """The cluster knows no such job."""
 
@@ -85,8 +90,13 @@ class SubmittedJob:
 
 
 def reach(address: str) -> JobSubmissionClient:
-    """A client of the cluster's job server. Raises ClusterUnreachable within seconds."""
-    require_listening(address.removeprefix("https://").removeprefix("http://").rstrip("/"), "dashboard (8265")
+    """A client of the cluster's job server. Raises NotADashboard; ClusterUnreachable within seconds."""
+    if not re.fullmatch(r"https?://[^\s:/]+:\d{1,5}/?", address):
+        raise NotADashboard(
+            f"--address {address!r} (or RAY_API_SERVER_ADDRESS) is not an address: give that of the cluster's dashboard, "
+            f"http://HOST:PORT, for example {DEFAULT_ADDRESS}"
+        )
+    require_listening(address.partition("://")[2].rstrip("/"), "dashboard (8265")
     try:
         return _understood(address, lambda: JobSubmissionClient(address))
     except ConnectionError as error:
@@ -113,7 +123,10 @@ def submit_run(client: JobSubmissionClient, run: Run, root: Path = CHECKOUT) -> 
 def submit_command(
     client: JobSubmissionClient, command: str, name: str, directory: Path | None, metadata: dict[str, str]
 ) -> str:
-    """Submits any command that stops cleanly on SIGTERM; `directory` becomes its working directory."""
+    """Submits any command that stops cleanly on SIGTERM; `directory` becomes its working directory.
+
+    Raises ClusterUnreachable where the cluster has nobody to run it.
+    """
     job_id = f"job-{name}-{uuid.uuid4().hex[:8]}"
     runtime_env: dict[str, Any] = {
         "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S), "PYTHONUNBUFFERED": "1", "ACCLIMATE_JOB_ID": job_id}
@@ -133,8 +146,13 @@ def submit_command(
                 ),
             )
         except RuntimeError as error:
-            if "No available agent" not in str(error) or time.monotonic() > deadline:
+            if "No available agent" not in str(error):
                 raise
+            if time.monotonic() > deadline:
+                raise ClusterUnreachable(
+                    f"{client.get_address()} takes no job: no node has had a job agent for {YOUNG_CLUSTER_S:.0f} s. Look "
+                    "at `ray status` and at dashboard_agent.log on the head; Ray there must be installed as ray[default]."
+                ) from error
             time.sleep(POLL_S)
 
 

@@ -212,11 +212,34 @@ def _describe(problem: Any, values: dict[str, Any], origins: Origins, file: str)
         nearest = difflib.get_close_matches(path[-1], valid, n=1, cutoff=NEAREST_CUTOFF)
         hint = f"did you mean `{nearest[0]}`?" if nearest else f"valid here: {', '.join(valid)}"
         return f"{where}: unknown key `{name}`; {hint}"
+    if problem["type"].startswith("union_tag"):
+        return f"{_origin((*path, 'stage'), origins, file)}: {_stage_kind(path, problem, origins)}"
     message = problem["msg"].removeprefix("Value error, ")
     if name:
         return f"{where}: `{name}`: {message}"
     # Of a rule over several stages: its message begins with the key it is about.
     return f"{_origin(tuple(message.partition(':')[0].split('.')), origins, file)}: {message}"
+
+
+def _stage_kind(path: Path_, problem: Any, origins: Origins) -> str:
+    """Which kind of stage was meant, or which stage: an override of a stage that is not there makes one without a kind."""
+    name, kinds = ".".join(path), _stage_kinds()
+    if problem["type"] == "union_tag_invalid":
+        found = problem["ctx"]["tag"]
+        nearest = difflib.get_close_matches(found, kinds, n=1, cutoff=NEAREST_CUTOFF)
+        hint = f"did you mean `{nearest[0]}`?" if nearest else f"valid here: {', '.join(kinds)}"
+        return f"`{name}.stage`: no stage is of the kind {found!r}; {hint}"
+    others = [place[1] for place in origins if len(place) == 3 and place[0] == path[0] and place[2] == "stage"]
+    nearest = difflib.get_close_matches(path[-1], others, n=1, cutoff=NEAREST_CUTOFF)
+    if not origins[path].line:
+        hint = f"did you mean `{nearest[0]}`?" if nearest else f"stages are: {', '.join(others)}"
+        return f"there is no stage `{path[-1]}`; {hint}"
+    return f"`{name}` lacks `stage:`, its kind: {', '.join(kinds)}"
+
+
+def _stage_kinds() -> list[str]:
+    [named] = schema()["properties"]["stages"]["patternProperties"].values()
+    return list(named["discriminator"]["mapping"])
 
 
 def _written_path(loc: tuple[int | str, ...], values: Any, kind: str) -> Path_:

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import httpx
 import pytest
+from ray.job_submission import JobSubmissionClient
 
+from cluster import submit
 from cluster.checkout import CheckoutTooLarge, shipped_files
-from cluster.session import versions
-from cluster.submit import NotSubmittable, VersionsDiffer, require_same_versions, require_submittable
+from cluster.session import ClusterUnreachable, versions
+from cluster.submit import NotADashboard, NotSubmittable, VersionsDiffer, require_same_versions, require_submittable
 from configs.schema.run import Run
 from tests.cluster.head import TOKEN, Head, started_head
 from tests.world.conditions import wait_for
@@ -189,3 +191,30 @@ def test_a_run_that_names_places_of_this_host_is_refused() -> None:
     local = {**TOY_RUN, "stages": {"base": {"stage": "model", "source": "artifacts/assets/model"}}}
     with pytest.raises(NotSubmittable, match=r"stages\.base\.source: 'artifacts/assets/model' does not travel"):
         require_submittable(Run.model_validate(local))
+
+
+class _WithoutAgents(JobSubmissionClient):
+    """A dashboard whose nodes' agents never come: Ray's own words. A real head cannot be kept from starting one."""
+
+    def __init__(self) -> None:
+        pass
+
+    def get_address(self) -> str:
+        return "http://head:8265"
+
+    def submit_job(self, **_: object) -> str:  # pyright: ignore[reportIncompatibleMethodOverride]
+        raise RuntimeError(
+            "Request failed with status code 500: No available agent to submit job, please try again later."
+        )
+
+
+def test_a_cluster_without_job_agents_is_unreachable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(submit, "YOUNG_CLUSTER_S", 0.5)
+    with pytest.raises(ClusterUnreachable, match=r"http://head:8265 takes no job"):
+        submit.submit_command(_WithoutAgents(), "true", "toy", None, {})
+
+
+@pytest.mark.parametrize("address", ["foo", "127.0.0.1:8265", "http://head", "ray://head:10001"])
+def test_an_address_of_no_dashboard_is_blamed_on_its_option(address: str) -> None:
+    with pytest.raises(NotADashboard, match=rf"--address '{address}' .*http://HOST:PORT"):
+        submit.reach(address)

@@ -62,7 +62,9 @@ def test_a_run_file_becomes_a_frozen_tree(tmp_path: Path) -> None:
         ("    shards: rows", "    shards: papers", r"'papers' is a corpus stage, needed: shards"),
         ("    steps: 4", "    steps: four", r"run.yaml:20: `stages.cpt.steps`: Input should be a valid integer"),
         ("seed: 3", "seed: 3\nseed: 4", r"run.yaml:3: `seed` is given twice"),
-        ("    stage: cpt", "    stage: ctp", r"run.yaml:16: `stages.cpt`: .*'ctp'"),
+        ("    stage: cpt", "    stage: ctp", r"run.yaml:17: `stages.cpt.stage`: no stage is of the kind 'ctp'; did you mean `cpt`"),
+        ("    stage: cpt", "    stage: finetune", r"run.yaml:17: `stages.cpt.stage`: no stage is of the kind 'finetune'; valid here: .*cpt, dpo"),
+        ("    stage: cpt\n", "", r"run.yaml:16: `stages.cpt` lacks `stage:`, its kind: .*cpt, dpo"),
         ("    rows: text\n", "", r"`stages.rows.rows`: Field required"),
         ("format: jsonl", "format: jsonl, licens: x", r"run.yaml:10: unknown key `stages.papers.sources.local.licens`; did you mean `licence`"),
         ("name: toy", "name: toy\nstorre: x", r"run.yaml:2: unknown key `storre`; did you mean `store`"),
@@ -103,6 +105,12 @@ def test_overrides_win_and_are_named_in_errors(tmp_path: Path) -> None:
     assert (cpt.steps, cpt.optimizer.learning_rate) == (11, 1e-4)
     with pytest.raises(ConfigError, match=r"override 'stages.cpt.stepz=1': unknown key .* did you mean `steps`"):
         load_run(file, ("stages.cpt.stepz=1",))
+    with pytest.raises(
+        ConfigError, match=r"override 'stages.ctp.steps=5': there is no stage `ctp`; did you mean `cpt`"
+    ):
+        load_run(file, ("stages.ctp.steps=5",))
+    with pytest.raises(ConfigError, match=r"there is no stage `tuning`; stages are: base, papers, rows, cpt"):
+        load_run(file, ("stages.tuning.steps=5",))
     with pytest.raises(ConfigError, match="expected dotted.key=value"):
         load_run(file, ("steps",))
 
