@@ -8,7 +8,7 @@ The fingerprint decides whether a model was imported before: it changes when any
 import hashlib
 import json
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING
 
 from cluster.storage import FileInfo, Store
 from configs.schema.run import ARTIFACT_PREFIX, ModelStage
+from jobs.added_tokens import add_to_tokenizer, extend_weights, write_tokenizer
 from jobs.fingerprint import file_sha256
 from jobs.model_files import (
+    INDEX,
     WEIGHTS_SUFFIX,
     ModelError,
     ModelFacts,
@@ -37,6 +39,8 @@ Progress = Callable[[str, int, int], None]
 
 MODEL = "model"
 """Where a model artifact keeps its model directory."""
+GIVEN = "given"
+"""Where the weights lie during an import that gives them more rows."""
 
 
 @dataclass(frozen=True)
@@ -99,13 +103,13 @@ def source_directory(source: str) -> Store:
 
 
 def import_model(stage: ModelStage, resolved: ResolvedModel, output: Store, progress: Progress) -> ModelFacts:
-    """Mirrors the files to `output/model/`, sets the chat template, and checks what arrived.
+    """Mirrors the files to `output/model/`, sets the chat template, adds tokens, and checks what arrived.
 
     Args:
         progress: called with bytes done and in total after every file.
 
     Raises:
-        ModelError: a broken or incomplete model, or one that needs code nobody said to trust.
+        ModelError: a broken or incomplete model, one that needs code nobody said to trust, or added tokens that it has.
         RopeError: `rope_scaling` does not fit its config.json.
         jobs.corpus.template.TemplateError: a given template whose assistant turns do not end by an end-of-sequence token.
     """
@@ -117,8 +121,15 @@ def import_model(stage: ModelStage, resolved: ResolvedModel, output: Store, prog
     small_bytes, total = sum(file.size for file in small), sum(file.size for file in wanted)
     model = output.below(MODEL)
     _copy(resolved.origin, small, model, lambda name, done: progress(name, done, total))
-    _settle_small_files(stage, model, template)
-    _copy(resolved.origin, weights, model, lambda name, done: progress(name, small_bytes + done, total))
+    new_ids = _settle_small_files(stage, model, template)
+    given = output.below(GIVEN) if new_ids else model
+    _copy(resolved.origin, weights, given, lambda name, done: progress(name, small_bytes + done, total))
+    if new_ids:
+        if model.exists(INDEX):
+            given.write(INDEX, model.read(INDEX))
+            model.remove(INDEX)
+        extend_weights(given, new_ids, model)
+        output.remove(GIVEN)
     progress("copied", total, total)
     return check_model(model)
 
@@ -143,13 +154,20 @@ def _copy(origin: Store | HubModel, files: list[FileInfo], model: Store, progres
         done += file.size
 
 
-def _settle_small_files(stage: ModelStage, model: Store, template: str | None) -> None:
+def _settle_small_files(stage: ModelStage, model: Store, template: str | None) -> list[int]:
+    """The ids of the added tokens."""
     require_trust(stage, model)
     if stage.rope_scaling is not None:
         model.write_json("config.json", scaled_config(model.read_json("config.json"), stage.rope_scaling, stage.source))
+    new_ids: list[int] = []
+    if stage.added_tokens:
+        tokenizer = load_tokenizer(model, stage.trust_remote_code)
+        new_ids = add_to_tokenizer(tokenizer, stage.added_tokens, stage.source)
+        write_tokenizer(tokenizer, model)
     if template is not None:
         _set_template(model, template)
         check_chat_template(model, template, stage.trust_remote_code)
+    return new_ids
 
 
 def require_trust(stage: ModelStage, model: Store) -> None:
@@ -161,11 +179,13 @@ def require_trust(stage: ModelStage, model: Store) -> None:
         )
 
 
-def check_chat_template(model: Store, template: str | None, trust_remote_code: bool = False) -> None:
+def check_chat_template(
+    model: Store, template: str | None, trust_remote_code: bool = False, added_tokens: Sequence[str] = ()
+) -> None:
     """Raises TemplateError where `template`, or without one the model's own, cannot be trained with."""
     from jobs.corpus.template import check_template, end_token_ids
 
-    tokenizer = load_tokenizer(model, trust_remote_code)
+    tokenizer = load_tokenizer(model, trust_remote_code, added_tokens)
     if template is not None:
         tokenizer.chat_template = template
     check_template(tokenizer, end_token_ids(model, tokenizer))
@@ -219,10 +239,15 @@ def _set_template(model: Store, template: str) -> None:
             model.write_json("tokenizer_config.json", config)
 
 
-def load_tokenizer(model: Store, trust_remote_code: bool = False) -> "PreTrainedTokenizerBase":
+def load_tokenizer(
+    model: Store, trust_remote_code: bool = False, added_tokens: Sequence[str] = ()
+) -> "PreTrainedTokenizerBase":
     """The tokenizer of a model directory on disk or S3, through a copy of its small files; never from a hub.
 
-    Raises ModelError where transformers cannot read it.
+    Args:
+        added_tokens: which the import of the model will append.
+
+    Raises ModelError where transformers cannot read it, or it has an added token already.
     """
     from transformers import AutoTokenizer
 
@@ -231,10 +256,15 @@ def load_tokenizer(model: Store, trust_remote_code: bool = False) -> "PreTrained
             if not file.name.endswith(".safetensors"):
                 model.get(file.name, Path(scratch) / file.name)
         try:
-            return AutoTokenizer.from_pretrained(scratch, local_files_only=True, trust_remote_code=trust_remote_code)
+            tokenizer = AutoTokenizer.from_pretrained(
+                scratch, local_files_only=True, trust_remote_code=trust_remote_code
+            )
         except Exception as error:  # transformers and tokenizers raise whatever parsing raises
             said = " ".join(str(error).split()).replace(scratch, model.root)[:300]
             raise ModelError(
                 f"{model.root}: its tokenizer or config.json cannot be read ({type(error).__name__}: {said}). Copy the "
                 "tokenizer files of the model it came from."
             ) from error
+    if added_tokens:
+        add_to_tokenizer(tokenizer, added_tokens, model.root)
+    return tokenizer

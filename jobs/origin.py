@@ -21,6 +21,8 @@ class Origin:
     trust_remote_code: bool
     rope_scaling: RopeScaling | None = None
     """What the import will write into config.json; None where it stays, or is done."""
+    added_tokens: tuple[str, ...] = ()
+    """What the import will append to the tokenizer."""
 
 
 def check_context(key: str, tokens: int, model: str, origin: Origin) -> None:

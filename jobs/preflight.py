@@ -179,7 +179,7 @@ def _check_model(run: Run, planned: PlannedStage, waiting: dict[str, PlannedStag
 def _check_import(planned: PlannedStage, stage: ModelStage, store: Store) -> int:
     """The bytes that will be copied."""
     from jobs.model_files import check_model
-    from jobs.models import check_chat_template, require_trust, resolve_source
+    from jobs.models import check_chat_template, load_tokenizer, require_trust, resolve_source
 
     origin = _source(planned, store)
     if origin is None:
@@ -188,8 +188,12 @@ def _check_import(planned: PlannedStage, stage: ModelStage, store: Store) -> int
     require_trust(stage, origin.directory)
     window_of(origin)
     if origin.template is not None:
-        check_chat_template(origin.directory, origin.template, stage.trust_remote_code)
-    return sum(file.size for file in origin.directory.files())
+        check_chat_template(origin.directory, origin.template, stage.trust_remote_code, origin.added_tokens)
+    elif origin.added_tokens:
+        load_tokenizer(origin.directory, stage.trust_remote_code, origin.added_tokens)
+    # While rows are appended, the weights lie in the store twice.
+    copies = 2 if origin.added_tokens else 1
+    return copies * sum(file.size for file in origin.directory.files())
 
 
 def _check_rows(name: str, stage: ShardsStage, origin: Origin) -> None:
@@ -198,9 +202,9 @@ def _check_rows(name: str, stage: ShardsStage, origin: Origin) -> None:
 
     check_context(f"stages.{name}.context", stage.context, stage.model, origin)
     if stage.rows == "text":
-        document_end_id(stage, load_tokenizer(origin.directory, origin.trust_remote_code))
+        document_end_id(stage, load_tokenizer(origin.directory, origin.trust_remote_code, origin.added_tokens))
     else:
-        check_chat_template(origin.directory, origin.template, origin.trust_remote_code)
+        check_chat_template(origin.directory, origin.template, origin.trust_remote_code, origin.added_tokens)
 
 
 def _check_training(run: Run, planned: PlannedStage, stage: TrainStage, origin: Origin, store: Store) -> StageSpace:
@@ -262,7 +266,7 @@ def _source(planned: PlannedStage, store: Store) -> Origin | None:
         return None
     artifact = _parent(planned, "source", store) if planned.parents else None
     directory = source_directory(stage.source) if artifact is None else artifact.content.below("model")
-    return Origin(directory, template, stage.trust_remote_code, stage.rope_scaling)
+    return Origin(directory, template, stage.trust_remote_code, stage.rope_scaling, tuple(stage.added_tokens))
 
 
 def _parent(planned: PlannedStage, key: str, store: Store) -> Artifact | None:

@@ -73,10 +73,24 @@ class ModelStage(Node):
         default=None,
         description="Lengthens the context; goes into config.json, so training and serving have the same angles.",
     )
+    added_tokens: list[Annotated[str, Field(min_length=1, pattern=r"^\S+$")]] = Field(
+        default=[],
+        description="Special tokens to append to the tokenizer, such as <|user|>, for the chat template to write: spelt in a "
+        "text they are ordinary words, and in a message refused. Their rows of the embedding and the head begin as the mean of "
+        "the others and have to be learnt: by full training, or `lora.train_whole: [embed_tokens]`.",
+    )
     trust_remote_code: bool = Field(
         default=False,
         description="Run the Python files that lie beside the weights, wherever this model or what is trained from it is used.",
     )
+
+    @field_validator("added_tokens")
+    @classmethod
+    def _once_each(cls, tokens: list[str]) -> list[str]:
+        repeated = next((token for token in tokens if tokens.count(token) > 1), None)
+        if repeated is not None:
+            raise ValueError(f"{repeated!r} is there twice; remove one")
+        return tokens
 
 
 Stage = Annotated[

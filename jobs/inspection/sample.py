@@ -150,7 +150,7 @@ def sample_rows(planned: PlannedStage, stages: dict[str, PlannedStage], store: S
     origin = model_origin(planned, "model", stages, store)
     if origin is None:
         raise DataError(f"stages.{planned.name}.model: {stage.model} is still at its hub; its tokenizer is needed here")
-    tokenizer = load_tokenizer(origin.directory, origin.trust_remote_code)
+    tokenizer = load_tokenizer(origin.directory, origin.trust_remote_code, origin.added_tokens)
     if origin.template is not None:
         tokenizer.chat_template = origin.template
     ends = end_token_ids(origin.directory, tokenizer)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from jobs.corpus.template import load_template
 from jobs.inspection.check import DataReport, gates
 from tests.world.command import acclimate, require_refused
 from tests.world.toy_judgements import write_toy_judgements
@@ -106,6 +107,19 @@ def test_columns_that_are_not_read_are_named(toy: ToyRun) -> None:
     assert report["ignored"] == {"pairs": {"id": 20, "source": 1}}
     spoken = acclimate("data", "check", str(toy.config), override, "--stage", "pairs").stdout
     assert "pairs: 20 as preferences; not read: `id`, `source`" in " ".join(spoken.split())
+
+
+def test_tokens_that_the_import_will_add_are_tokens_here_already(toy: ToyRun, tmp_path: Path) -> None:
+    template = tmp_path / "template.jinja"
+    template.write_text(load_template("instruction", Path()).replace("### Response\\n", "<|answer|>"))
+    chosen = f"stages.base.chat_template={template}"
+    letters = checked(toy, "pairs", chosen)
+    report = checked(toy, "pairs", chosen, 'stages.base.added_tokens=["<|answer|>"]')
+    segments = 2 * (report["train"] + report["heldout"])
+    assert letters["tokens"] - report["tokens"] >= 3 * segments  # one token for `<|`, some letters and `|>`
+    assert report["learnt_tokens"] == letters["learnt_tokens"]
+    answer = acclimate("plan", str(toy.config), 'stages.base.added_tokens=["<|endoftext|>"]')
+    require_refused(answer, 2, "added_tokens: '<|endoftext|>' is in the tokenizer")
 
 
 def test_rows_that_are_all_held_out_stop_it(toy: ToyRun) -> None:
