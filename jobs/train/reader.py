@@ -29,6 +29,9 @@ OPEN_SHARDS = 3
 """A step touches two shards where it crosses from one to the next; the third is being read ahead."""
 
 
+INDEX_COLUMNS = ("shard", "row", "tokens", "weight", "source")
+"""Of jobs/corpus/schema.py, INDEX_SCHEMA."""
+
 EXAMPLE_KINDS = ("preferences", "thumbs")
 """`rows` of shards whose rows are whole examples (jobs/records.py, ExampleRow)."""
 
@@ -57,14 +60,19 @@ class StepBatch:
 
 
 def read_index(shards: Store, split: str) -> RowTable:
-    """The index of a split. Raises ShardError where there is none or it is empty."""
+    """The index of a split. Raises ShardError where there is none, or it is empty or of another version."""
     try:
         table = pq.read_table(io.BytesIO(shards.read(split, "index.parquet")))
     except FileNotFoundError as error:
         raise ShardError(f"{shards.root}: no {split}/index.parquet; is this a shards artifact?") from error
+    missing = [name for name in INDEX_COLUMNS if name not in table.column_names]
+    if missing:
+        raise ShardError(
+            f"{shards.root}: {split}/index.parquet is of another version, without {', '.join(missing)}; build it again"
+        )
     if table.num_rows == 0:
         raise ShardError(f"{shards.root}: the {split} split has no rows")
-    column = {name: table.column(name).to_numpy() for name in ("shard", "row", "tokens", "weight")}
+    column = {name: table.column(name).to_numpy() for name in INDEX_COLUMNS[:-1]}
     return RowTable(
         column["shard"].astype(np.int64), column["row"].astype(np.int64),
         column["tokens"].astype(np.int64), column["weight"].astype(np.float64),
