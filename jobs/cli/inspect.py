@@ -11,6 +11,8 @@ from rich.tree import Tree
 
 from jobs.cli.places import StoreOption, open_for_looking
 
+SHOWN_DIGITS = 12
+"""Of a file's hash, as many as git shows of a commit in a large repository."""
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 
 
@@ -105,7 +107,8 @@ def _grow(tree: Tree, record: dict[str, Any], records: dict[str, dict[str, Any]]
         branch = tree.add(f"[dim]{role}[/dim]  {_lineage_line(records[key])}")
         _grow(branch, records[key], records)
     for uri, size, fingerprint in record["config"].get("inputs", []):
-        tree.add(f"[dim]document file[/dim]  {uri}  {_size(size)}  {fingerprint[:12]}")
+        kind, _, digest = fingerprint.partition(":")
+        tree.add(f"[dim]document file[/dim]  {uri}  {_size(size)}  {kind}:{digest[:SHOWN_DIGITS]}")
 
 
 def _lineage_line(record: dict[str, Any]) -> str:

@@ -7,6 +7,7 @@ The first that is given counts. Verbs without a run file skip what stands in one
 
 import json
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -49,10 +50,18 @@ def load_config(config: str, overrides: list[str] | None, option: str | None) ->
 
 
 def open_for_looking(option: str | None) -> "Store":
-    """The store of a verb that only reads: an unreachable one is said soon, since nothing is lost by an error."""
-    from cluster.storage import Patience, open_store
+    """The store of a verb that only reads: an unreachable one is said soon, since nothing is lost by an error.
 
-    return open_store(store_root(option), Patience.PROBE)
+    Raises NoStore where --store names a directory that is not there: nothing is in it, but hardly because nothing was done.
+    """
+    from cluster.storage import NoStore, Patience, open_store
+
+    store = open_store(store_root(option), Patience.PROBE)
+    if option is not None and not store.root.startswith("s3://") and not Path(store.root).is_dir():
+        raise NoStore(
+            f"--store {option}: there is no directory {store.root}. Give the one that `store:` of your runs names."
+        )
+    return store
 
 
 def store_argument(root: str) -> str:

@@ -67,6 +67,8 @@ def serve(
 
 
 def _serve_until_interrupted(directory: "Store", name: str, options: "Serving", cluster: "Cluster") -> None:
+    # vLLM logs to stdout from its import on; there is nothing but the ready text.
+    os.environ["VLLM_LOGGING_STREAM"] = "ext://sys.stderr"
     from serving.app import serve_model
 
     with serve_model(directory, name, options, cluster) as endpoint:

@@ -117,6 +117,7 @@ def test_ls_as_json(store: Store) -> None:
         ("base", "model"), ("papers", "corpus"), ("cpt", "cpt"),
     ]  # fmt: skip
     assert document["runs"] == [] and document["artifacts"][2]["path"].endswith("attempts/000002")
+    Path(store.root, "empty").mkdir()
     assert _json("ls", "--store", f"{store.root}/empty", "--json")["artifacts"] == []
 
 
@@ -125,7 +126,7 @@ def test_lineage_as_json_and_as_a_tree(store: Store) -> None:
     assert document["artifact"] == f"cpt-{KEYS['cpt']}"
     assert {record["name"] for record in document["records"].values()} == {"cpt", "base", "papers"}
     tree = acclimate("lineage", "cpt", "--store", store.root)
-    for part in ("cpt-cccc", "model-aaaa", "papers.jsonl", "2.0 KiB", "CC0-1.0"):
+    for part in ("cpt-cccc", "model-aaaa", "papers.jsonl", "2.0 KiB", "CC0-1.0", "sha256:0123456789ab"):
         assert part in tree.stdout
     unknown = acclimate("lineage", "nobody", "--store", store.root)
     assert unknown.code == 2 and unknown.stdout == "" and "base (aaaa" in unknown.stderr

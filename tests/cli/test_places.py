@@ -121,3 +121,11 @@ def test_help_says_the_order_for_every_verb_that_has_a_store() -> None:
     for verb in [*([verb] for verb in verbs), ["data", "check"], ["data", "preview"]]:
         words = acclimate(*verb, "--help").stdout.replace("│", " ").split()
         assert "ACCLIMATE_STORE, then `store:` of the run file, then" in " ".join(words), verb
+
+
+def test_a_store_that_is_not_there_is_no_empty_one(tmp_path: Path) -> None:
+    missing = acclimate("ls", "--store", str(tmp_path / "typo"))
+    assert missing.code == 2 and f"there is no directory {tmp_path / 'typo'}" in " ".join(missing.stderr.split())
+    (tmp_path / "empty").mkdir()
+    empty = acclimate("ls", "--store", str(tmp_path / "empty"), "--json")
+    assert empty.code == 0 and json.loads(empty.stdout)["artifacts"] == []

@@ -114,6 +114,7 @@ def test_foreign_web_pages_get_no_leave(service: Service) -> None:
 
 def test_the_ready_text_names_the_variable_and_not_the_key(service: Service) -> None:
     assert KEY not in service.ready and "$ACCLIMATE_API_KEY" in service.ready
+    assert service.ready.startswith("ready: model answers at")
 
 
 def test_the_model_was_mirrored_by_content(service: Service, model: Path, cache: Path) -> None:
