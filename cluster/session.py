@@ -12,6 +12,7 @@ import importlib.metadata
 import logging
 import os
 import platform
+import re
 import shutil
 import signal
 import socket
@@ -25,6 +26,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import psutil
 import ray
 from ray._private import services
 from ray.exceptions import AuthenticationError
@@ -37,6 +39,12 @@ from configs.schema.run import Cluster
 LOOPBACK = "127.0.0.2" if sys.platform == "linux" else "127.0.0.1"
 """A local Ray's address: nothing depends on an interface that may come and go. Ray replaces 127.0.0.1 on Linux by the
 host's outer address (ray/_private/services.py, resolve_ip_for_localhost), other loopback addresses it leaves alone."""
+
+DIRECTORIES = Path("/tmp")
+"""Where a local Ray has its directory: Unix socket paths end at 107 characters and Ray adds about 70. Its name begins with
+the driver's process id."""
+KEPT = "kept"
+"""A file in a directory whose logs somebody was told of."""
 
 CONNECT_TIMEOUT_S = 10.0
 """A head in another region answers within a second; ten leave room for a busy one."""
@@ -59,7 +67,7 @@ class Session:
     """A connection of this process to a Ray.
 
     Example:
-        Session(address="127.0.0.1:41231", started_here=True, directory=Path("/tmp/acclimate-x1y2"))
+        Session(address="127.0.0.1:41231", started_here=True, directory=Path("/tmp/acclimate-4711-x1y2"))
     """
 
     address: str
@@ -99,8 +107,8 @@ def _installed(distribution: str) -> str:
 
 @contextmanager
 def _local(logical_cpus: int) -> Iterator[Session]:
-    # Unix socket paths end at 107 characters and Ray adds about 70, hence /tmp and a short name.
-    directory = Path(tempfile.mkdtemp(prefix="acclimate-", dir="/tmp"))
+    _remove_dead_directories()
+    directory = Path(tempfile.mkdtemp(prefix=f"acclimate-{os.getpid()}-", dir=DIRECTORIES))
     # Its only news is that the local Ray asks for a token, which it made itself.
     logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
     keep_logs = False
@@ -117,12 +125,21 @@ def _local(logical_cpus: int) -> Iterator[Session]:
     except Exception as error:
         keep_logs = not isinstance(error, Stopped)
         if keep_logs:
+            (directory / KEPT).touch()
             logging.getLogger(__name__).warning("the logs of this run's Ray stay in %s", directory)
         raise
     finally:
         ray.shutdown()
         if not keep_logs:
             shutil.rmtree(directory, ignore_errors=True)  # a worker that is still ending may add a last line to its log
+
+
+def _remove_dead_directories() -> None:
+    """Removes what Rays of killed drivers have left on this host; logs of a failed run stay, as it said."""
+    for left in DIRECTORIES.glob("acclimate-*"):
+        of_driver = re.fullmatch(r"acclimate-(\d+)-\w+", left.name)
+        if of_driver and not psutil.pid_exists(int(of_driver[1])) and not (left / KEPT).exists():
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def _start(**options: Any) -> None:

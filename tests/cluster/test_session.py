@@ -15,6 +15,7 @@ import psutil
 import pytest
 import ray
 
+from cluster import session
 from cluster.checkout import CHECKOUT
 from cluster.preload import preloaded_tcmalloc, tcmalloc_installed
 from cluster.session import ClusterUnreachable, connect, versions
@@ -123,6 +124,24 @@ def test_the_logs_stay_when_the_run_fails() -> None:
     assert session.directory is not None
     assert list(session.directory.glob("session_latest/logs/gcs_server.*"))
     shutil.rmtree(session.directory)
+
+
+def test_what_a_killed_driver_left_is_removed_at_the_next_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with subprocess.Popen(["true"]) as ended:
+        ended.wait()
+    names = (f"{ended.pid}-dead", f"{ended.pid}-failed", f"{os.getpid()}-alive", "12345678", "checkout-x", "12-a-b")
+    for name in names:
+        (tmp_path / f"acclimate-{name}").mkdir()
+    (tmp_path / f"acclimate-{ended.pid}-failed" / session.KEPT).touch()
+    monkeypatch.setattr(session, "DIRECTORIES", tmp_path)
+    monkeypatch.setattr(ray, "init", lambda **_: (_ for _ in ()).throw(ArithmeticError))
+    with pytest.raises(ArithmeticError), connect(Cluster(logical_cpus=1)):
+        pass
+    left = {path.name.removeprefix("acclimate-") for path in tmp_path.iterdir()}
+    [own] = left - set(names)
+    assert own.startswith(f"{os.getpid()}-") and set(names) - left == {f"{ended.pid}-dead"}
 
 
 def test_a_silent_address_is_named_within_seconds() -> None:
