@@ -81,8 +81,9 @@ class Health(Node):
         default=0.2, ge=0, le=1, description="Said in words where fewer answers end by themselves."
     )
     probe_every_steps: PositiveInt = Field(
-        default=1,
-        description="How often new weights are judged by what a sampler computes with them; hashes are checked every time.",
+        default=10,
+        description="How often new weights are judged by what a sampler computes with them, which costs two passes over 2,048 "
+        "tokens; names, hashes and versions are checked every time, and a new engine is always probed.",
     )
 
     def probes(self, step: int) -> bool:

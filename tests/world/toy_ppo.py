@@ -48,7 +48,7 @@ def toy_ppo_stage(**changes: Any) -> dict[str, Any]:
         "max_new_tokens": 12, "precision": "fp32", "unit_prompts": 2, "micro_batch_tokens": 256,
         "algorithm": {"prompts_per_step": 6, "answers_per_prompt": 2, "epochs": 2, "minibatches": 2, "temperature": 0.9},
         "optimizer": {"learning_rate": 1e-3}, "critic_optimizer": {"learning_rate": 1e-3},
-        "checkpoints": {"every_steps": 1}, "health": {"least_end_rate": 0},
+        "checkpoints": {"every_steps": 1}, "health": {"least_end_rate": 0, "probe_every_steps": 1},
         "resources": {"placement": "colocated", "rollout": {"kv_cache_gib": 0.25, "max_num_seqs": 8}},
     }  # fmt: skip
     for name, value in changes.items():
