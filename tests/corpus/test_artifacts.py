@@ -181,14 +181,16 @@ def test_text_shards_lose_no_token(built: tuple[CorpusSummary, Store], model: St
         packed.update(dict.fromkeys(row["document_ids"], 0))
         for document_id, length in zip(row["document_ids"], row["segment_lengths"], strict=True):
             packed[document_id] += length
-    assert packed == lengths
+    # Of a text of 65 tokens the last one would be alone in its piece, where nothing predicts it.
+    lone = {document_id for document_id, length in lengths.items() if length > 64 and length % 64 == 1}
+    assert packed == {document_id: length - (document_id in lone) for document_id, length in lengths.items()}
     index = pq.read_table(io.BytesIO(output.read("train/index.parquet"))).to_pylist()
     assert [entry["tokens"] for entry in index] == [len(row["input_ids"]) for row in rows]
     assert [entry["weight"] for entry in index] == [sum(row["weights"]) for row in rows]
     assert [(entry["shard"], entry["row"]) for entry in index] == sorted(
         (entry["shard"], entry["row"]) for entry in index
     )
-    assert result.train.tokens == sum(lengths.values())
+    assert result.train.tokens == sum(lengths.values()) - len(lone)
     assert result.train.weighted_tokens == result.train.tokens - sum(len(row["segment_lengths"]) for row in rows)
     assert result.train.fill == result.train.tokens / (64 * len(rows))
     assert result.train.documents == summary.train
