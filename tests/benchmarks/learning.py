@@ -21,11 +21,12 @@ excludes 0.
 
 import json
 import math
+import os
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ CHECKOUT = Path(__file__).parents[2]
 sys.path.insert(0, str(CHECKOUT))
 
 from cluster.artifacts import Artifact, find_artifact, find_named  # noqa: E402 - the checkout is not on a script's path
+from cluster.preload import preload_environment, preloaded_tcmalloc  # noqa: E402
 from cluster.storage import Store, open_store  # noqa: E402
 from configs.loader import load_run  # noqa: E402
 from configs.schema.run import Run  # noqa: E402
@@ -81,16 +83,21 @@ def main() -> None:
     reward, dpo, kto, orpo = (find(store, run, run.name.removesuffix("_demo")) for run in runs[:4])
     pairs = Pairs.read(reward.shards)
     likely = orpo.scores(orpo.base)  # of the base model: answers' log-probabilities are in it, whatever the objective
-    results = {
-        "sft": of_sft(store),
-        "reward": of_reward(reward, pairs, likely),
-        "dpo": of_dpo(dpo, pairs, likely),
-        "kto": of_kto(kto),
-        "orpo": of_orpo(orpo, pairs, likely),
-    }
     demo = find(store, runs[4], "demo_reward")
-    demo_likely = Trained(orpo.stage, orpo.seed, orpo.base, orpo.model, demo.shards).scores(orpo.base)
-    results["demo_reward"] = of_reward(demo, Pairs.read(demo.shards), demo_likely)
+    measures: dict[str, Callable[[], dict[str, Any]]] = {
+        "sft": lambda: of_sft(store),
+        "reward": lambda: of_reward(reward, pairs, likely),
+        "dpo": lambda: of_dpo(dpo, pairs, likely),
+        "kto": lambda: of_kto(kto),
+        "orpo": lambda: of_orpo(orpo, pairs, likely),
+        "demo_reward": lambda: of_reward(
+            demo, Pairs.read(demo.shards), replace(orpo, shards=demo.shards).scores(orpo.base)
+        ),
+    }
+    results = {}
+    for name, measure in measures.items():
+        results[name] = measure()
+        print(name, json.dumps(results[name]), file=sys.stderr, flush=True)  # each takes minutes
     print(json.dumps(results))
 
 
@@ -231,4 +238,6 @@ def prefers(chosen: Numbers, rejected: Numbers) -> Numbers:
 
 
 if __name__ == "__main__":
+    if preload_environment() and not preloaded_tcmalloc():
+        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | preload_environment())
     main()

@@ -33,7 +33,7 @@ class RowScores:
 @contextmanager
 def scorer(stage: TrainStage, model: Store, seed: int) -> Iterator[Learner]:
     """The model as the stage computes with it, without an optimizer; a reward model's new head is the one `seed` draws."""
-    set_threads(stage.resources.threads_per_rank)
+    set_threads(1)  # several would wait for each other whenever the machine has other work
     with lone_rank():
         learner = Learner(
             LearnerSpec(model, stage.precision, optimizer=None, head=objective_of(stage).head, seed=seed), build_mesh(1)
