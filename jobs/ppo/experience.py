@@ -7,7 +7,7 @@ values -----------------------------+
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -39,11 +39,8 @@ class Experience:
     answers_per_prompt: int
 
     def tokens_of_prompts(self) -> dict[int, int]:
-        """What a forward pass over all answers to a prompt costs: the prompt once, and every answer."""
-        return {
-            prompt: len(answers[0].prompt_ids) + sum(1 + len(answer.answer_ids) for answer in answers)
-            for prompt, answers in self.answers.items()
-        }
+        """`tokens_by_prompt` of all of them."""
+        return tokens_by_prompt(self.answers)
 
     def rollouts(self, prompts: Sequence[int]) -> list[Rollout]:
         return [answer for prompt in prompts for answer in self.answers[prompt]]
@@ -60,6 +57,14 @@ class Experience:
     def all_scores(self) -> Tensor:
         """fp64 (S,) in the order of prompts and samples."""
         return torch.tensor([self.scores[number] for number in sorted(self.scores)], dtype=torch.float64)
+
+
+def tokens_by_prompt(answers: Mapping[int, Sequence[Rollout]]) -> dict[int, int]:
+    """What a forward pass over all answers to a prompt costs: the prompt once, its last token again and every answer."""
+    return {
+        prompt: len(found[0].prompt_ids) + sum(1 + len(answer.answer_ids) for answer in found)
+        for prompt, found in answers.items()
+    }
 
 
 def fetch(judged: Judged, answers_per_prompt: int) -> Experience:

@@ -18,7 +18,7 @@ Column = dict[int, np.ndarray]
 Scores = dict[int, float]
 """Answer -> its score; NaN where the one who judges has no opinion."""
 Handle = Any
-"""A ray.ObjectRef, or in a test the value itself behind `jobs.ppo.experience.fetch`."""
+"""A ray.ObjectRef."""
 
 
 @dataclass(frozen=True)

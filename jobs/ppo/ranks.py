@@ -6,7 +6,7 @@ unit (prompts with all their answers) --share out over ranks--> forward --> Colu
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from cluster.group import Rendezvous
 from jobs.ppo.batches import pack_rollouts, split_by_answer
-from jobs.ppo.experience import as_column
+from jobs.ppo.experience import as_column, tokens_by_prompt
 from jobs.ppo.job import Column, Handle, Scores
 from jobs.records import Rollout
 from jobs.train.batch import PackedBatch
@@ -46,7 +46,6 @@ class Clock:
     """How long a rank has worked, and not waited, since it was asked last."""
 
     busy_s: float = 0.0
-    _parts: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
     def working(self) -> Iterator[None]:
@@ -71,11 +70,7 @@ def read_unit(handle: Handle) -> dict[int, list[Rollout]]:
 
 def own_micro_batches(unit: dict[int, list[Rollout]], micro_batch_tokens: int) -> list[list[Rollout]]:
     """This rank's part of a unit, as many micro-batches as every other rank has."""
-    tokens = {
-        prompt: len(answers[0].prompt_ids) + sum(1 + len(answer.answer_ids) for answer in answers)
-        for prompt, answers in unit.items()
-    }
-    shared = share_out(sorted(unit), tokens, dist.get_world_size(), micro_batch_tokens)
+    shared = share_out(sorted(unit), tokens_by_prompt(unit), dist.get_world_size(), micro_batch_tokens)
     return [[answer for prompt in batch for answer in unit[prompt]] for batch in shared[dist.get_rank()]]
 
 

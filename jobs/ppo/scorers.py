@@ -82,7 +82,8 @@ class FunctionScorer:
         """Imports the function and reads the prompts."""
         del rendezvous
         self._call = import_function(self._function)
-        self._tables = {split: read_prompts(self._job.shards, split) for split in ("train", "heldout")}
+        asked_splits = ("train",) if self._job.stage.heldout is None else ("train", "heldout")  # the other may be empty
+        self._tables = {split: read_prompts(self._job.shards, split) for split in asked_splits}
         self._tokenizer = load_tokenizer(read_tokenizer_files(self._job.policy, self._job.trust_remote_code))
 
     def score(self, asked: Asked, units: Sequence[Handle]) -> Scores:
