@@ -140,6 +140,7 @@ def _steps(job: PpoJob, cast: Cast, progress: Progress, listener: Listener) -> E
             progress = _measured(job, cast, heldout, progress, listener)
         stopping = listener.stop_asked() and not last
         if last or stopping or progress.step % stage.checkpoints.every_steps == 0:
+            kill_points.reach("ppo_saving")
             _save(cast, progress)
         if stopping:
             _settle(cast)

@@ -14,7 +14,9 @@ import ray
 import torch.distributed as dist
 from torch import Tensor
 
+from cluster import kill_points
 from cluster.group import Rendezvous, meeting_point
+from cluster.weights import Bucket
 from jobs.ppo.experience import Experience, Watched, estimate, fetch, watched
 from jobs.ppo.job import Asked, Column, Handle, Judged, PpoJob
 from jobs.ppo.losses import Totals, explained_variance, policy_loss_of_step, value_loss
@@ -66,6 +68,7 @@ class Policy:
     """A rank of the policy."""
 
     def __init__(self, job: PpoJob) -> None:
+        kill_points.this_is(POLICY)
         self._job = job
         self._clock = Clock()
 
@@ -148,7 +151,10 @@ class Policy:
         stage = self._job.stage
         with self._clock.working():
             manifest = announce_weights(self.learner, version, COMPUTE_TYPES[stage.precision])
-            buckets = [replace(bucket, data=ray.put(bucket.data)) for bucket in weight_buckets(self.learner, manifest)]
+            buckets: list[Bucket] = []
+            for bucket in weight_buckets(self.learner, manifest):
+                buckets.append(replace(bucket, data=ray.put(bucket.data)))
+                kill_points.reach("ppo_announcing")
             offered: list[Handle] = []
             before, self._probed = self._probed, None
             if probe:
@@ -183,6 +189,7 @@ class Critic:
     """A rank of the critic."""
 
     def __init__(self, job: PpoJob) -> None:
+        kill_points.this_is(CRITIC)
         self._job = job
         self._clock = Clock()
 

@@ -3,7 +3,7 @@
 from cluster.placement import Role
 from configs.schema.ppo_stage import PpoStage
 
-POLICY, CRITIC, REFERENCE, ROLLOUT = "policy", "critic", "reference", "rollout"
+POLICY, CRITIC, REFERENCE, REWARD, ROLLOUT = "policy", "critic", "reference", "reward", "rollout"
 
 
 def roles_of(stage: PpoStage) -> dict[str, Role]:
@@ -26,4 +26,4 @@ def roles_of(stage: PpoStage) -> dict[str, Role]:
 
 
 def reward_role(number: int) -> str:
-    return f"reward_{number}"
+    return f"{REWARD}_{number}"
