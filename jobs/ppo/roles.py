@@ -1,7 +1,7 @@
 """Which roles a PPO stage has, and what each has to be given. Imports nothing heavy: `plan` asks it too."""
 
 from cluster.placement import Role
-from configs.schema.ppo_stage import PpoStage
+from configs.schema.ppo_stage import EngineResources, PpoStage, RoleResources
 
 POLICY, CRITIC, REFERENCE, REWARD, ROLLOUT = "policy", "critic", "reference", "reward", "rollout"
 
@@ -14,15 +14,15 @@ def roles_of(stage: PpoStage) -> dict[str, Role]:
         wanted[CRITIC] = resources.critic
     if stage.needs_reference:
         wanted[REFERENCE] = resources.reference
-    roles = {name: Role(found.ranks, found.threads_per_rank, found.gpus_per_rank) for name, found in wanted.items()}
+    roles = {name: _role(found) for name, found in wanted.items()}
     for number, source in enumerate(stage.rewards):
-        own = resources.reward
-        roles[reward_role(number)] = (
-            Role(own.ranks, own.threads_per_rank, own.gpus_per_rank) if source.model is not None else Role(1, 1)
-        )
-    engines = resources.rollout
-    roles[ROLLOUT] = Role(engines.ranks, engines.threads_per_rank, engines.gpus_per_rank)
+        roles[reward_role(number)] = _role(resources.reward) if source.model is not None else Role(1, 1)
+    roles[ROLLOUT] = _role(resources.rollout)
     return roles
+
+
+def _role(asked: RoleResources | EngineResources) -> Role:
+    return Role(asked.ranks, asked.threads_per_rank, asked.gpus_per_rank, asked.custom_resources)
 
 
 def reward_role(number: int) -> str:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from ray.exceptions import RayActorError, RayTaskError
 
 from cluster.group import GroupTimeout, gather, spawn
-from cluster.placement import Role, bundles_of, reserve, what_is_missing
+from cluster.placement import Role, bundles_of, describe_roles, reserve, what_is_missing
 from cluster.session import connect
 from configs.errors import DoesNotFit
 from configs.schema.run import Cluster
@@ -36,6 +36,17 @@ def test_colocated_roles_share_the_bundles_of_the_largest() -> None:
     assert (slots["policy"][0].gpus, slots["policy"][1].gpus, slots["reward"][0].gpus) == (0.5, 1, 0)
 
 
+def test_custom_resources_choose_the_node_of_a_bundle() -> None:
+    roles = {"policy": Role(1, 2, 1, {"H100": 1}), "rollout": Role(2, 1, custom={"L4": 0.5}), "reward": Role(1, 1)}
+    bundles, _ = bundles_of(roles, "separate")
+    assert bundles == [{"CPU": 2, "GPU": 1, "H100": 1}, {"CPU": 1, "L4": 0.5}, {"CPU": 1, "L4": 0.5}, {"CPU": 1}]
+    bundles, _ = bundles_of(roles, "colocated")
+    assert bundles == [{"CPU": 2, "GPU": 1, "H100": 1, "L4": 0.5}, {"CPU": 1, "L4": 0.5}]
+    assert describe_roles(roles) == (
+        "policy 1 x (2 CPU, 1 GPU, 1 H100), rollout 2 x (1 CPU, 0.5 L4), reward 1 x (1 CPU)"
+    )
+
+
 @given(
     st.dictionaries(st.text(min_size=1), st.builds(Role, st.integers(1, 5), st.floats(0.1, 8)), min_size=1, max_size=7)
 )
@@ -50,6 +61,7 @@ def test_what_is_missing_is_named() -> None:
     assert "2 GPU are needed, the cluster has 1" in what_is_missing([{"CPU": 1, "GPU": 1}] * 2, "PACK", nodes)
     assert "no node has so many" in what_is_missing([{"CPU": 6}], "PACK", nodes)
     assert "3 ranks want a node each, the cluster has 2" in what_is_missing([{"CPU": 1}] * 3, "STRICT_SPREAD", nodes)
+    assert "1 L4 are needed, the cluster has 0" in what_is_missing([{"CPU": 1, "L4": 1}], "PACK", nodes)
     assert "other work holds it" in what_is_missing([{"CPU": 3}] * 2, "PACK", nodes)
 
 

@@ -4,6 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from configs.schema.ppo import PpoAlgorithm
+from configs.schema.ppo_stage import RoleResources
 
 
 def test_defaults_fit_together() -> None:
@@ -35,3 +36,11 @@ def test_groups_are_not_whitened_unless_asked() -> None:
 def test_what_does_not_fit_is_refused(values: dict, message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         PpoAlgorithm.model_validate(values)
+
+
+def test_custom_resources_have_names_of_their_own() -> None:
+    assert RoleResources(custom_resources={"L4": 0.5}).custom_resources == {"L4": 0.5}
+    with pytest.raises(ValidationError, match=r"GPU: 1: give names that nodes offer .*gpus_per_rank"):
+        RoleResources(custom_resources={"GPU": 1})
+    with pytest.raises(ValidationError, match=r"L4: 0: give names .* amounts above 0"):
+        RoleResources(custom_resources={"L4": 0})
