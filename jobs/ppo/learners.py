@@ -78,7 +78,7 @@ class Policy:
     def start(self, rendezvous: Rendezvous, checkpoint: int | None) -> None:
         """Joins the group, loads, and takes over the state after step `checkpoint`; collective."""
         stage = self._job.stage
-        join(rendezvous, stage.resources.policy.threads_per_rank, stage.resources.policy.gpus_per_rank)
+        join(rendezvous, stage.resources.policy, stage.resources)
         spec = LearnerSpec(
             self._job.policy, stage.precision, stage.optimizer, stage.activation_checkpointing,
             trust_remote_code=self._job.trust_remote_code, seed=self._job.seed, lora=stage.lora,
@@ -199,7 +199,7 @@ class Critic:
     def start(self, rendezvous: Rendezvous, checkpoint: int | None) -> None:
         """As Policy.start."""
         stage = self._job.stage
-        join(rendezvous, stage.resources.critic.threads_per_rank, stage.resources.critic.gpus_per_rank)
+        join(rendezvous, stage.resources.critic, stage.resources)
         assert self._job.critic is not None
         spec = LearnerSpec(
             self._job.critic, stage.precision, stage.critic_optimizer, stage.activation_checkpointing, head="values",

@@ -47,8 +47,7 @@ class Scorer:
     def start(self, rendezvous: Rendezvous) -> None:
         """Joins the group and loads; collective."""
         stage = self._job.stage
-        resources = stage.resources.reward if self._judges else stage.resources.reference
-        join(rendezvous, resources.threads_per_rank, resources.gpus_per_rank)
+        join(rendezvous, stage.resources.reward if self._judges else stage.resources.reference, stage.resources)
         spec = LearnerSpec(
             self._model, stage.precision, None, head="scores" if self._judges else "logprobs",
             trust_remote_code=self._job.trust_remote_code,
@@ -59,8 +58,8 @@ class Scorer:
     def score(self, asked: Asked, units: Sequence[Handle]) -> Column | Scores:
         """Of this rank's answers in a unit (a list of one: Ray would wait for a bare handle before the call); collective."""
         del asked
-        kill_points.reach("ppo_scoring")
         unit = read_unit(units[0])
+        kill_points.reach("ppo_scoring")
         answers = self._job.stage.algorithm.answers_per_prompt
         with self._clock.working():
             micro_batches = own_micro_batches(unit, self._job.stage.micro_batch_tokens)
