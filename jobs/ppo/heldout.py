@@ -1,6 +1,6 @@
 """Held-out prompts answered by the policy as it is, held against the answers of the model it started from.
 
-prompts of the held-out split --sample, judge--> scores of every answer --> reward, KL, length, end rate, win rate
+judged answers to held-out prompts --watch--> scores of every answer --> reward, KL, length, end rate, win rate
 """
 
 from dataclasses import replace
@@ -8,29 +8,28 @@ from dataclasses import replace
 from cluster.group import gather
 from jobs.ppo.cast import Cast
 from jobs.ppo.experience import Watched
-from jobs.ppo.job import Asked, PpoJob
+from jobs.ppo.job import Judged, PpoJob
 from jobs.ppo.progress import Progress
-from jobs.ppo.prompts import PromptTable
 
 START = "heldout/start_score_"
 """Prefix of the start model's mean score for each prompt, which later ones are compared with; in the history, so that a
 resumed run compares with the same."""
 
 
-def evaluate(job: PpoJob, cast: Cast, table: PromptTable, progress: Progress) -> Progress:
-    """The history with held-out numbers of the policy after `progress.step` steps; collective over all actors.
+def evaluate(job: PpoJob, cast: Cast, judged: Judged, progress: Progress) -> Progress:
+    """The history with held-out numbers of the policy after `progress.step` steps.
 
     The same prompts and seeds every time, so that two evaluations differ by the policy alone.
     """
-    asked = Asked("heldout", progress.step)
-    judged = cast.judge(asked, cast.sample(table, asked), with_values=False)
     old = [
         handle
         for unit in judged.units
-        for handle in cast.policy.all(lambda rank, unit=unit: rank.logprobs.remote(asked, [unit]))
+        for handle in cast.policy.all(lambda rank, unit=unit: rank.logprobs.remote(judged.asked, [unit]))
     ]
+    judged = replace(judged, old=old)
+    watching = [(cast.policy, [cast.policy.ranks[0].watch.remote(judged)])]
     timeout_s = job.stage.resources.step_timeout_s
-    found: Watched = gather([cast.policy.ranks[0].watch.remote(replace(judged, old=old))], timeout_s, "evaluation")[0]
+    found: Watched = gather(watching, timeout_s, "evaluation", needs=cast.calls_in(judged))[0]
     scores = found.scores_by_prompt
     start = {
         int(name.removeprefix(START)): value
