@@ -256,5 +256,5 @@ def _loaded(
     learner = Learner(spec, build_mesh(ranks))
     learner.load()
     if checkpoint is not None:
-        restore(learner, next(found for found in find_checkpoints(job.artifact, role) if found.step == checkpoint))
+        restore(learner, [found for found in find_checkpoints(job.artifact, role) if found.step == checkpoint][-1])
     return learner, CheckpointWriter(job.artifact, job.attempt, job.stage.checkpoints.keep, role)

@@ -65,7 +65,7 @@ def resume(job: PpoJob) -> Progress:
         remove(alone)
     if not step:
         return Progress(0, KlState(job.stage.algorithm.kl.coef), RunningScale(), ())
-    history = tuple(next(one for one in found[POLICY] if one.step == step).history())
+    history = tuple([one for one in found[POLICY] if one.step == step][-1].history())
     last = next(entry for entry in reversed(history) if COEFFICIENT in entry)
     scale = {name.removeprefix(SCALE): value for name, value in last.items() if name.startswith(SCALE)}
     return Progress(step, KlState(last[COEFFICIENT]), RunningScale(**scale), history)
