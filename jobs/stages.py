@@ -85,7 +85,8 @@ def identity(stage: Stage, seed: int) -> dict[str, Any]:
                 config["heldout"].pop("general")  # an input, by its key
         case PpoStage():
             config["seed"] = seed
-            for source in config["rewards"]:
+            gold = (config["heldout"] or {}).get("gold")
+            for source in [*config["rewards"], *([gold] if gold else [])]:
                 source.pop("model")  # inputs too
         case _:
             pass

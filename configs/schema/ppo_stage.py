@@ -96,6 +96,11 @@ class PpoEvaluation(Node):
 
     every_steps: PositiveInt = 10
     prompts: PositiveInt = Field(default=32, description="Of the held-out split, the same ones every time.")
+    gold: RewardSource | None = Field(
+        default=None,
+        description="Judges held-out answers and teaches nothing: what `rewards` stand for, such as a reward model trained on "
+        "more pairs. Where it falls while the reward rises, it is said that the policy exploits the reward.",
+    )
 
 
 class PpoStage(Node):

@@ -14,13 +14,15 @@ from ray.exceptions import GetTimeoutError, RayActorError
 
 from cluster.group import ActorGroup, GroupTimeout, Rendezvous, gather, spawn
 from cluster.placement import Placement
+from cluster.storage import Store
 from cluster.weights import WeightSyncFailed
 from configs.errors import RunFailed, user_error_inside
+from configs.schema.ppo_stage import RewardSource
 from jobs.ppo.job import Asked, Handle, Judged, PpoJob
 from jobs.ppo.learners import Critic, Policy
 from jobs.ppo.offer import Announced, Synced
 from jobs.ppo.prompts import PromptTable, asked_prompts, deal, requests_for
-from jobs.ppo.roles import CRITIC, POLICY, REFERENCE, ROLLOUT, reward_role
+from jobs.ppo.roles import CRITIC, GOLD, POLICY, REFERENCE, ROLLOUT, reward_role
 from jobs.ppo.sampler import Sampler
 from jobs.ppo.scorers import FunctionScorer, Scorer
 
@@ -46,23 +48,30 @@ class Cast:
     critic: ActorGroup | None
     reference: ActorGroup | None
     rewards: list[tuple[float, ActorGroup]]
+    gold: ActorGroup | None
     samplers: ActorGroup
 
     @classmethod
     def start(cls, job: PpoJob, placement: Placement, checkpoint: int | None) -> "Cast":
         """Starts all of them at once; each policy and critic at the state after step `checkpoint`."""
         stage = job.stage
+
+        def judge(role: str, source: RewardSource, model: Store | None) -> ActorGroup:
+            if source.function is not None:
+                return spawn(role, _actor(FunctionScorer), placement, {}, job, source.function)
+            return spawn(role, _actor(Scorer), placement, {}, job, model, True)
+
+        gold = None if stage.heldout is None else stage.heldout.gold
         cast = cls(
             job, placement,
             spawn(POLICY, _actor(Policy), placement, {}, job),
             spawn(CRITIC, _actor(Critic), placement, {}, job) if stage.needs_critic else None,
             spawn(REFERENCE, _actor(Scorer), placement, {}, job, job.reference, False) if stage.needs_reference else None,
             [
-                (source.weight, spawn(reward_role(number), _actor(Scorer), placement, {}, job, job.rewards[number], True))
-                if source.function is None
-                else (source.weight, spawn(reward_role(number), _actor(FunctionScorer), placement, {}, job, source.function))
+                (source.weight, judge(reward_role(number), source, job.rewards.get(number)))
                 for number, source in enumerate(stage.rewards)
             ],
+            None if gold is None else judge(GOLD, gold, job.gold),
             spawn(ROLLOUT, _actor(Sampler), placement, {}, job),
         )  # fmt: skip
         try:
@@ -85,7 +94,7 @@ class Cast:
 
     def _groups(self) -> list[ActorGroup]:
         """All but the samplers, which are no group: each is one alone."""
-        found = [self.policy, self.critic, self.reference, *(group for _, group in self.rewards)]
+        found = [self.policy, self.critic, self.reference, *(group for _, group in self.rewards), self.gold]
         return [group for group in found if group is not None]
 
     def sample(self, table: PromptTable, asked: Asked) -> list[Any]:
@@ -100,8 +109,10 @@ class Cast:
             if units
         ]
 
-    def judge(self, asked: Asked, streams: list[Any], *, with_values: bool = True) -> Judged:
+    def judge(self, asked: Asked, streams: list[Any]) -> Judged:
         """Sends every unit to all who judge, as soon as it is there; returns when the last was sampled.
+
+        Answers to learn from get the critic's values; held-out ones are judged by the gold reward too.
 
         Raises:
             SamplersLost, GroupTimeout.
@@ -113,7 +124,9 @@ class Cast:
                 handles += group.all(lambda rank, unit=unit: rank.score.remote(asked, [unit]))
             if self.reference is not None:
                 judged.reference.extend(self.reference.all(lambda rank, unit=unit: rank.score.remote(asked, [unit])))
-            if self.critic is not None and with_values:
+            if self.gold is not None and asked.split == "heldout":
+                judged.gold.extend(self.gold.all(lambda rank, unit=unit: rank.score.remote(asked, [unit])))
+            if self.critic is not None and asked.split == "train":
                 judged.values.extend(self.critic.all(lambda rank, unit=unit: rank.score.remote(asked, [unit])))
         return judged
 

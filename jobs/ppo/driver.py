@@ -22,7 +22,7 @@ from cluster.placement import reserve
 from configs.errors import RunFailed, user_error_inside
 from jobs.ppo.cast import Cast, SamplersLost
 from jobs.ppo.health import HealthCheck
-from jobs.ppo.heldout import evaluate
+from jobs.ppo.heldout import evaluate, for_people
 from jobs.ppo.job import Asked, Judged, PpoJob
 from jobs.ppo.learners import Control, Updated
 from jobs.ppo.progress import Progress, after_step, resume
@@ -138,6 +138,7 @@ def _steps(job: PpoJob, cast: Cast, progress: Progress, listener: Listener) -> E
             sampling = cast.sample(train, Asked("train", progress.step))
         if heldout is not None and stage.heldout and (last or progress.step % stage.heldout.every_steps == 0):
             progress = _measured(job, cast, heldout, progress, listener)
+            health.check_heldout(progress.history)
         stopping = listener.stop_asked() and not last
         if last or stopping or progress.step % stage.checkpoints.every_steps == 0:
             _save(cast, progress)
@@ -182,8 +183,7 @@ def _update(cast: Cast, judged: Judged, progress: Progress) -> Updated:
 
 def _measured(job: PpoJob, cast: Cast, heldout: PromptTable, progress: Progress, listener: Listener) -> Progress:
     progress = evaluate(job, cast, heldout, progress)
-    shown = {name: value for name, value in progress.history[-1].items() if name.startswith("heldout/")}
-    listener.metrics({"step": float(progress.step), **{n: v for n, v in shown.items() if "start_score" not in n}})
+    listener.metrics({"step": float(progress.step), **for_people(progress.history[-1])})
     return progress
 
 

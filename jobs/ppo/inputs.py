@@ -57,6 +57,7 @@ def ppo_job(
         below.get("reference", directory) if stage.needs_reference else None,
         below.get("critic", directory) if stage.needs_critic else None,
         {int(key.partition(".")[2]): store for key, store in below.items() if key.startswith("rewards.")},
+        below.get("heldout.gold"),
         shards.content, tuple(sorted(ends)), int(manifest["context"]), steps,
         attempt.directory, attempt.number, attempt.content, trust_remote_code,
     )  # fmt: skip
