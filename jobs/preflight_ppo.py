@@ -100,7 +100,7 @@ def _check_memory(name: str, stage: PpoStage, parameters: int, trained: int, act
     from jobs.ppo.roles import judges_of
 
     resources = stage.resources
-    frozen = int(stage.needs_reference) + sum(source.model is not None for source in judges_of(stage).values())
+    frozen = int(stage.loads_reference) + sum(source.model is not None for source in judges_of(stage).values())
     models = trained * (GRADIENT_BYTES + COMPUTE_BYTES + 2 * (MASTER_BYTES + MOMENT_BYTES[stage.optimizer.state]))
     models += frozen * parameters * FROZEN_BYTES_PER_PARAMETER[stage.precision]
     sampler = parameters * FROZEN_BYTES_PER_PARAMETER[stage.precision]

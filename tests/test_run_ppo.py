@@ -34,6 +34,7 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> ToyRun:
 def before_ppo(unbroken: ToyRun, tmp_path: Path, **changes: Any) -> ToyRun:
     """The same run in a store of its own, where everything but the ppo stage is done; `changes` go into that stage."""
     store = tmp_path / "store"
+    tmp_path.mkdir(exist_ok=True)
     shutil.copytree(unbroken.store.root, store)
     for made in (store / "artifacts").glob("ppo-*"):
         shutil.rmtree(made)
@@ -155,3 +156,16 @@ def test_a_function_as_reward_needs_no_other_model(unbroken: ToyRun, tmp_path: P
     assert {row["version"] for row in samples_of(run)["step-000002.parquet"]} == {0}
     assert {row["version"] for row in samples_of(run)["step-000003.parquet"]} == {1}
     assert all("value/loss" not in entry and entry["kl/per_answer"] == 0 for entry in steps_of(run))
+
+
+def test_a_policy_with_adapters_can_be_its_own_reference(unbroken: ToyRun, tmp_path: Path) -> None:
+    runs: list[ToyRun] = []
+    for name, is_base in (("loaded", False), ("own", True)):
+        run = before_ppo(unbroken, tmp_path / name, lora={"rank": 4}, reference_is_base=is_base, critic=None)
+        code, output = run.finish(timeout_s=300)
+        assert code == 0, output
+        runs.append(run)
+    loaded, own = (run.artifact("ppo").content for run in runs)
+    assert own.read("adapter", "adapter_model.safetensors") == loaded.read("adapter", "adapter_model.safetensors")
+    assert samples_of(runs[1]) == samples_of(runs[0])
+    assert steps_of(runs[1])[-1]["kl/per_answer"] != 0  # the adapters have learnt, and were off for the reference

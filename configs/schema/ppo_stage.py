@@ -114,6 +114,11 @@ class PpoStage(Node):
         default=None,
         description="Stage or artifact the KL is measured to; default: `model`. Not loaded with `kl.where: none`.",
     )
+    reference_is_base: bool = Field(
+        default=False,
+        description="With `lora`: the KL is measured to the policy without its adapters, which the policy computes itself, so no "
+        "reference is loaded.",
+    )
     critic: str | None = Field(
         default=None,
         description="Stage or artifact the critic starts from, with the score head of a reward model as its first values; "
@@ -156,13 +161,31 @@ class PpoStage(Node):
             raise ValueError(
                 "lora.dropout: a policy with dropout is not the one that sampled, and its first ratios are not 1; leave it out"
             )
+        if self.reference_is_base:
+            self._require_base_is_start()
         if self.checkpoints.keep < 2:
             raise ValueError("checkpoints.keep must be 2 or more: policy and critic are saved one after the other")
         return self
 
+    def _require_base_is_start(self) -> None:
+        if self.lora is None or self.lora.train_whole or self.lora.start == "continue":
+            raise ValueError(
+                "reference_is_base: below the policy there must be the model it starts from: set `lora`, without train_whole and "
+                "with start: merge"
+            )
+        if self.reference is not None or not self.needs_reference:
+            raise ValueError(
+                "reference_is_base: remove `reference`, and set kl.where to reward or loss; or leave this out"
+            )
+
     @property
     def needs_reference(self) -> bool:
         return self.algorithm.kl.where != "none"
+
+    @property
+    def loads_reference(self) -> bool:
+        """Whether the reference is a model of its own."""
+        return self.needs_reference and not self.reference_is_base
 
     @property
     def needs_critic(self) -> bool:

@@ -66,7 +66,7 @@ class Cast:
             job, placement,
             spawn(POLICY, _actor(Policy), placement, {}, job),
             spawn(CRITIC, _actor(Critic), placement, {}, job) if stage.needs_critic else None,
-            spawn(REFERENCE, _actor(Scorer), placement, {}, job, job.reference, False) if stage.needs_reference else None,
+            spawn(REFERENCE, _actor(Scorer), placement, {}, job, job.reference, False) if stage.loads_reference else None,
             [
                 (source.weight, judge(reward_role(number), source, job.rewards.get(number)))
                 for number, source in enumerate(stage.rewards)
@@ -124,6 +124,8 @@ class Cast:
                 handles += group.all(lambda rank, unit=unit: rank.score.remote(asked, [unit]))
             if self.reference is not None:
                 judged.reference.extend(self.reference.all(lambda rank, unit=unit: rank.score.remote(asked, [unit])))
+            elif self.job.stage.needs_reference:
+                judged.reference.extend(self.policy.all(lambda rank, unit=unit: rank.base_logprobs.remote([unit])))
             if self.gold is not None and asked.split == "heldout":
                 judged.gold.extend(self.gold.all(lambda rank, unit=unit: rank.score.remote(asked, [unit])))
             if self.critic is not None and asked.split == "train":

@@ -32,7 +32,7 @@ def evaluate(job: PpoJob, cast: Cast, table: PromptTable, progress: Progress) ->
     old = [
         handle
         for unit in judged.units
-        for handle in cast.policy.all(lambda rank, unit=unit: rank.logprobs.remote(asked, [unit]))
+        for handle in cast.policy.all(lambda rank, unit=unit: rank.logprobs.remote([unit]))
     ]
     timeout_s = job.stage.resources.step_timeout_s
     found: Watched = gather([cast.policy.ranks[0].watch.remote(replace(judged, old=old))], timeout_s, "evaluation")[0]

@@ -28,6 +28,7 @@ from jobs.ppo.roles import CRITIC, POLICY
 from jobs.ppo.samples import write_samples
 from jobs.ppo.update import batches_of, learn, per_answer, plan_of, watched_sums, whiten
 from jobs.records import Rollout
+from jobs.train.adapters import without_adapters
 from jobs.train.broadcast import announce_weights, weight_buckets
 from jobs.train.checkpoint import CheckpointWriter, find_checkpoints, restore
 from jobs.train.fsdp import COMPUTE_TYPES, build_mesh
@@ -98,13 +99,17 @@ class Policy:
         with self._clock.working():
             return numbers_of_tokens(self.learner, micro_batches, algorithm.temperature, algorithm.answers_per_prompt)
 
-    def logprobs(self, asked: Asked, units: Sequence[Handle]) -> Column:
+    def logprobs(self, units: Sequence[Handle]) -> Column:
         """Of this rank's answers in a unit, for evaluations; collective."""
-        del asked
         algorithm = self._job.stage.algorithm
         with self._clock.working():
             micro_batches = own_micro_batches(read_unit(units[0]), self._job.stage.micro_batch_tokens)
             return numbers_of_tokens(self.learner, micro_batches, algorithm.temperature, algorithm.answers_per_prompt)
+
+    def base_logprobs(self, units: Sequence[Handle]) -> Column:
+        """As `logprobs`, by the model below the adapters: the policy is its own reference."""
+        with without_adapters(self.learner.sharded.module):
+            return self.logprobs(units)
 
     def update(self, judged: Judged, control: Control) -> Updated:
         """Learns from a step's answers; collective. The samples of the step are written before the first weight changes."""

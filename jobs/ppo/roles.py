@@ -12,7 +12,7 @@ def roles_of(stage: PpoStage) -> dict[str, Role]:
     wanted = {POLICY: resources.policy}
     if stage.needs_critic:
         wanted[CRITIC] = resources.critic
-    if stage.needs_reference:
+    if stage.loads_reference:
         wanted[REFERENCE] = resources.reference
     roles = {name: Role(found.ranks, found.threads_per_rank, found.gpus_per_rank) for name, found in wanted.items()}
     own = resources.reward
