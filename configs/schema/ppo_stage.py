@@ -58,6 +58,11 @@ class PpoResources(Node):
         default="separate", description="colocated: rank i of all roles shares a bundle, and they take turns."
     )
     strategy: Literal["PACK", "SPREAD", "STRICT_SPREAD"] = "PACK"
+    transfer: Literal["buckets", "nccl", "ipc"] = Field(
+        default="buckets",
+        description="How weights reach the samplers: through Ray's object store, or from GPU to GPU, nccl between separate ones "
+        "and ipc on shared ones (not run on GPUs yet).",
+    )
     policy: RoleResources = RoleResources()
     critic: RoleResources = RoleResources()
     reference: RoleResources = RoleResources()
@@ -66,6 +71,18 @@ class PpoResources(Node):
     reserve_timeout_s: float = Field(default=120, gt=0, description="For all of them to find room.")
     start_timeout_s: float = Field(default=1800, gt=0, description="For models to load and engines to start.")
     step_timeout_s: float = Field(default=3600, gt=0, description="For each phase of a step.")
+
+    @model_validator(mode="after")
+    def _transfer_has_gpus(self) -> Self:
+        if self.transfer == "buckets":
+            return self
+        placement = "separate" if self.transfer == "nccl" else "colocated"
+        if self.placement != placement or not (self.policy.gpus_per_rank and self.rollout.gpus_per_rank):
+            raise ValueError(
+                f"transfer: {self.transfer} goes from GPU to GPU with placement: {placement}; give policy and rollout "
+                "gpus_per_rank, or set transfer: buckets"
+            )
+        return self
 
 
 class Health(Node):

@@ -158,16 +158,9 @@ class Cast:
         Raises:
             WeightSyncFailed: a sampler has refused them twice.
         """
-        timeout_s = self.job.stage.resources.step_timeout_s
         for attempt in range(1, SYNC_TRIES + 1):
-            offers = self.policy.all(lambda rank: rank.announce.remote(version, probe))
-            announced: Announced = gather(offers, timeout_s, "gathering weights")[0]
             try:
-                said = gather(
-                    self.samplers.all(lambda sampler, offer=announced: sampler.sync.remote(offer)),
-                    timeout_s,
-                    "weight sync",
-                )
+                said = self._offer(version, probe)
             except WeightSyncFailed as error:
                 if attempt == SYNC_TRIES:
                     raise user_error_inside(error) or error from None
@@ -175,6 +168,17 @@ class Cast:
                 continue
             return Synced(max(one.mismatch for one in said), min(one.position for one in said))
         raise AssertionError(version)
+
+    def _offer(self, version: int, probe: bool) -> list[Synced]:
+        resources = self.job.stage.resources
+        timeout_s = resources.step_timeout_s
+        if resources.transfer != "buckets":
+            sent = self.policy.all(lambda rank: rank.send.remote(version, probe, self.samplers.ranks))
+            return gather(sent, timeout_s, "weight sync")[0]
+        offers = self.policy.all(lambda rank: rank.announce.remote(version, probe))
+        announced: Announced = gather(offers, timeout_s, "gathering weights")[0]
+        taken = self.samplers.all(lambda sampler: sampler.sync.remote(announced))
+        return gather(taken, timeout_s, "weight sync")
 
     def _reload_all(self) -> None:
         """Those that have taken the version would refuse it a second time."""

@@ -18,7 +18,7 @@ from cluster.group import Rendezvous, meeting_point
 from jobs.ppo.experience import Experience, Watched, estimate, fetch, watched
 from jobs.ppo.job import Asked, Column, Handle, Judged, PpoJob
 from jobs.ppo.losses import Totals, explained_variance, policy_loss_of_step, value_loss
-from jobs.ppo.offer import Announced
+from jobs.ppo.offer import Announced, Synced
 from jobs.ppo.probe import Probe
 from jobs.ppo.probing import probe_logprobs, probe_sequences
 from jobs.ppo.prompts import read_prompts
@@ -150,18 +150,29 @@ class Policy:
 
     def announce(self, version: int, probe: bool) -> Announced | None:
         """Puts the weights into the object store, bucket by bucket; on rank 0 what samplers need to take them. Collective."""
-        stage = self._job.stage
         with self._clock.working():
-            manifest = announce_weights(self.learner, version, COMPUTE_TYPES[stage.precision])
+            manifest = announce_weights(self.learner, version, COMPUTE_TYPES[self._job.stage.precision])
             buckets = [replace(bucket, data=ray.put(bucket.data)) for bucket in weight_buckets(self.learner, manifest)]
-            offered: list[Handle] = []
-            before, self._probed = self._probed, None
-            if probe:
-                self._probed = self._probe_logprobs()
-                if dist.get_rank() == 0:
-                    known = self._probed if before is None else before
-                    offered = [ray.put(Probe(self._probe_text, self._probed, known))]
-        return Announced(manifest, buckets, offered) if dist.get_rank() == 0 else None
+            offered = self._next_probe(probe)
+        if dist.get_rank() != 0:
+            return None
+        return Announced(manifest, buckets, [] if offered is None else [ray.put(offered)])
+
+    def send(self, version: int, probe: bool, samplers: Sequence[Handle]) -> list[Synced] | None:
+        """Sends the weights from GPU to GPU; on rank 0 what each sampler says. Collective. Not run: no GPU here."""
+        from jobs.ppo.gpu_sync import send_to
+
+        with self._clock.working():
+            manifest = announce_weights(self.learner, version, COMPUTE_TYPES[self._job.stage.precision])
+            return send_to(samplers, self.learner, manifest, self._next_probe(probe), self._job.stage.resources)
+
+    def _next_probe(self, wanted: bool) -> Probe | None:
+        """What samplers are to compute with the present weights, and with those before where that is known; on every rank."""
+        before, self._probed = self._probed, None
+        if not wanted:
+            return None
+        self._probed = self._probe_logprobs()
+        return Probe(self._probe_text, self._probed, self._probed if before is None else before)
 
     def _probe_logprobs(self) -> Tensor:
         return probe_logprobs(self.learner, self._probe_text, self._job.stage.micro_batch_tokens)

@@ -53,6 +53,14 @@ def test_what_does_not_fit_is_refused(values: dict, message: str) -> None:
         ({"reference_is_base": True, "lora": {"start": "continue"}}, "with start: merge"),
         ({"reference_is_base": True, "lora": {}, "reference": "base"}, "remove `reference`"),
         ({"rewards": [{"model": "rm", "function": "a:b"}]}, "exactly one of `model` and `function`"),
+        (
+            {"resources": {"transfer": "nccl"}},
+            "transfer: nccl goes from GPU to GPU with placement: separate; give policy",
+        ),
+        (
+            {"resources": {"transfer": "ipc", "policy": {"gpus_per_rank": 0.5}, "rollout": {"gpus_per_rank": 1}}},
+            "ipc goes from GPU to GPU with placement: colocated",
+        ),
         ({"rewards": [{"function": "a.b"}]}, "not of the form module:function"),
     ],
 )
