@@ -112,7 +112,9 @@ def run_stage(stage: Stage, context: StageContext) -> Outcome:
             return _report(stage, context)
 
 
-SUMMARISED = ("heldout/loss", "heldout/accuracy", "heldout/rewards/accuracies", "general/perplexity")
+SUMMARISED = (
+    "heldout/loss", "heldout/accuracy", "heldout/rewards/accuracies", "general/perplexity", "heldout/score", "heldout/gold",
+)  # fmt: skip
 """Of the held-out metrics these are worth a line on the screen, before and after; the record has all."""
 
 
@@ -238,13 +240,19 @@ def _ppo(stage: PpoStage, context: StageContext) -> Outcome:
 
     if run_ppo(job, Listener(on_metrics, context.say, context.stop_asked)) is Ending.STOPPED:
         raise Stopped(f"{context.name} stopped at a step boundary; the same command goes on from there")
-    history = [entry for entry in context.content.read_json("history.json") if "reward/score" in entry]
-    names = ("reward/score", "kl/per_answer", "answers/tokens", "answers/end_rate")
-    metrics = {name.replace("/", "_"): history[-1][name] for name in names}
-    return Outcome(
-        metrics={"steps": len(history), "first_reward_score": history[0]["reward/score"], **metrics},
-        licences=sorted(_licences(context)),
-    )
+    return Outcome(metrics=_ppo_metrics(context.content.read_json("history.json")), licences=sorted(_licences(context)))
+
+
+def _ppo_metrics(history: list[dict[str, float]]) -> dict[str, float]:
+    steps = [entry for entry in history if "reward/score" in entry]
+    metrics = {"steps": len(steps), "first_reward_score": steps[0]["reward/score"]}
+    for name in ("reward/score", "kl/per_answer", "answers/tokens", "answers/end_rate"):
+        metrics[name.replace("/", "_")] = steps[-1][name]
+    measured = [entry for entry in history if "heldout/score" in entry]
+    for name in ("heldout/score", "heldout/gold", "heldout/kl_per_answer"):
+        if measured and name in measured[0]:
+            metrics |= {f"{name}_before": measured[0][name], name: measured[-1][name]}
+    return metrics
 
 
 def check_rows_fit(name: str, stage: AnyTrainStage | PpoStage, shards: str, rows: str) -> None:
