@@ -228,6 +228,7 @@ def _train(stage: AnyTrainStage, context: StageContext) -> Outcome:
 def _ppo(stage: PpoStage, context: StageContext) -> Outcome:
     from jobs.ppo.driver import Listener, run_ppo
     from jobs.ppo.inputs import ppo_job
+    from jobs.ppo.progress import summary
     from jobs.train.loop import Ending
 
     trusted = any(trusts_code(context.store, artifact) for key, artifact in context.inputs.items() if key != "shards")
@@ -240,19 +241,7 @@ def _ppo(stage: PpoStage, context: StageContext) -> Outcome:
 
     if run_ppo(job, Listener(on_metrics, context.say, context.stop_asked)) is Ending.STOPPED:
         raise Stopped(f"{context.name} stopped at a step boundary; the same command goes on from there")
-    return Outcome(metrics=_ppo_metrics(context.content.read_json("history.json")), licences=sorted(_licences(context)))
-
-
-def _ppo_metrics(history: list[dict[str, float]]) -> dict[str, float]:
-    steps = [entry for entry in history if "reward/score" in entry]
-    metrics = {"steps": len(steps), "first_reward_score": steps[0]["reward/score"]}
-    for name in ("reward/score", "kl/per_answer", "answers/tokens", "answers/end_rate"):
-        metrics[name.replace("/", "_")] = steps[-1][name]
-    measured = [entry for entry in history if "heldout/score" in entry]
-    for name in ("heldout/score", "heldout/gold", "heldout/kl_per_answer"):
-        if measured and name in measured[0]:
-            metrics |= {f"{name}_before": measured[0][name], name: measured[-1][name]}
-    return metrics
+    return Outcome(metrics=summary(context.content.read_json("history.json")), licences=sorted(_licences(context)))
 
 
 def check_rows_fit(name: str, stage: AnyTrainStage | PpoStage, shards: str, rows: str) -> None:
