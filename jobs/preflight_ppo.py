@@ -77,6 +77,12 @@ def _check_cpus(run: Run, name: str, stage: PpoStage) -> None:
 
     roles = roles_of(stage)
     bundles, _ = bundles_of(roles, stage.resources.placement)
+    custom = sorted({kind for bundle in bundles for kind in bundle} - {"CPU", "GPU"})
+    if custom:
+        raise DoesNotFit(
+            f"stages.{name}.resources asks for {', '.join(custom)}; the Ray started here has no custom_resources. Remove them, "
+            "or set cluster.address to a cluster whose nodes offer them."
+        )
     needed = sum(bundle["CPU"] for bundle in bundles)
     if needed > run.cluster.offered_cpus:
         raise DoesNotFit(

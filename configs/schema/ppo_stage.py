@@ -1,9 +1,9 @@
 """The stage that learns from its own answers: which models take part, where they run, what is watched."""
 
 import re
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from configs.schema.objectives import Lora
 from configs.schema.ppo import PpoAlgorithm
@@ -33,12 +33,36 @@ class RewardSource(Node):
         return self
 
 
+RAYS_OWN = ("CPU", "GPU", "memory", "object_store_memory")
+
+
+def _own_names(amounts: dict[str, float]) -> dict[str, float]:
+    for kind, amount in amounts.items():
+        if kind in RAYS_OWN or amount <= 0:
+            raise ValueError(
+                f"{kind}: {amount:g}: give names that nodes offer by `ray start --resources`, with amounts above 0; CPUs and "
+                "GPUs are asked for by threads_per_rank and gpus_per_rank"
+            )
+    return amounts
+
+
+CustomResources = Annotated[
+    dict[str, float],
+    AfterValidator(_own_names),
+    Field(
+        description="What else a rank asks of its node, by the names of `ray start --resources` or of a cluster's node types, "
+        "e.g. {L4: 1}: it sends a role to one kind of machine."
+    ),
+]
+
+
 class RoleResources(Node):
     """What the actors of one role need."""
 
     ranks: PositiveInt = 1
     threads_per_rank: PositiveInt = 1
     gpus_per_rank: float = Field(default=0, ge=0, le=1)
+    custom_resources: CustomResources = Field(default_factory=dict)
 
 
 class EngineResources(Node):
@@ -47,6 +71,7 @@ class EngineResources(Node):
     ranks: PositiveInt = 1
     threads_per_rank: PositiveInt = 1
     gpus_per_rank: int = Field(default=0, ge=0, description="Tensor parallelism of one engine; not run on GPUs yet.")
+    custom_resources: CustomResources = Field(default_factory=dict)
     kv_cache_gib: float = Field(default=1.0, gt=0)
     max_num_seqs: PositiveInt = Field(default=64, description="Answers sampled at a time.")
 

@@ -1,6 +1,6 @@
 """Held-out prompts answered by the policy as it is, held against the answers of the model it started from.
 
-prompts of the held-out split --sample, judge--> means of every prompt --against those of the start--> numbers to watch
+judged answers to held-out prompts --watch--> means of every prompt --against those of the start--> numbers to watch
 """
 
 from collections.abc import Mapping
@@ -11,9 +11,8 @@ import numpy as np
 from cluster.group import gather
 from jobs.ppo.cast import Cast
 from jobs.ppo.experience import Watched
-from jobs.ppo.job import Asked, PpoJob
+from jobs.ppo.job import Judged, PpoJob
 from jobs.ppo.progress import Progress
-from jobs.ppo.prompts import PromptTable
 
 HELDOUT = "heldout/"
 START = "heldout/start_"
@@ -22,20 +21,20 @@ the history, so that a resumed run compares with the same."""
 COMPARED = ("score", "tokens", "gold")
 
 
-def evaluate(job: PpoJob, cast: Cast, table: PromptTable, progress: Progress) -> Progress:
-    """The history with held-out numbers of the policy after `progress.step` steps; collective over all actors.
+def evaluate(job: PpoJob, cast: Cast, judged: Judged, progress: Progress) -> Progress:
+    """The history with held-out numbers of the policy after `progress.step` steps.
 
     The same prompts and seeds every time, so that two evaluations differ by the policy alone.
     """
-    asked = Asked("heldout", progress.step)
-    judged = cast.judge(asked, cast.sample(table, asked))
     old = [
         handle
         for unit in judged.units
         for handle in cast.policy.all(lambda rank, unit=unit: rank.logprobs.remote([unit]))
     ]
+    judged = replace(judged, old=old)
+    watching = [(cast.policy, [cast.policy.ranks[0].watch.remote(judged)])]
     timeout_s = job.stage.resources.step_timeout_s
-    found: Watched = gather([cast.policy.ranks[0].watch.remote(replace(judged, old=old))], timeout_s, "evaluation")[0]
+    found: Watched = gather(watching, timeout_s, "evaluation", needs=cast.calls_in(judged))[0]
     entry = {"step": float(progress.step), **{f"{HELDOUT}{name}": value for name, value in found.metrics.items()}}
     start = _start(progress)
     if start:

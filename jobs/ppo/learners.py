@@ -14,7 +14,9 @@ import ray
 import torch.distributed as dist
 from torch import Tensor
 
+from cluster import kill_points
 from cluster.group import Rendezvous, meeting_point
+from cluster.weights import Bucket
 from jobs.ppo.experience import Experience, Watched, estimate, fetch, watched
 from jobs.ppo.job import Asked, Column, Handle, Judged, PpoJob
 from jobs.ppo.losses import Totals, explained_variance, policy_loss_of_step, value_loss
@@ -67,6 +69,7 @@ class Policy:
     """A rank of the policy."""
 
     def __init__(self, job: PpoJob) -> None:
+        kill_points.this_is(POLICY)
         self._job = job
         self._clock = Clock()
 
@@ -76,7 +79,7 @@ class Policy:
     def start(self, rendezvous: Rendezvous, checkpoint: int | None) -> None:
         """Joins the group, loads, and takes over the state after step `checkpoint`; collective."""
         stage = self._job.stage
-        join(rendezvous, stage.resources.policy.threads_per_rank, stage.resources.policy.gpus_per_rank)
+        join(rendezvous, stage.resources.policy, stage.resources)
         spec = LearnerSpec(
             self._job.policy, stage.precision, stage.optimizer, stage.activation_checkpointing,
             trust_remote_code=self._job.trust_remote_code, seed=self._job.seed, lora=stage.lora,
@@ -152,7 +155,10 @@ class Policy:
         """Puts the weights into the object store, bucket by bucket; on rank 0 what samplers need to take them. Collective."""
         with self._clock.working():
             manifest = announce_weights(self.learner, version, COMPUTE_TYPES[self._job.stage.precision])
-            buckets = [replace(bucket, data=ray.put(bucket.data)) for bucket in weight_buckets(self.learner, manifest)]
+            buckets: list[Bucket] = []
+            for bucket in weight_buckets(self.learner, manifest):
+                buckets.append(replace(bucket, data=ray.put(bucket.data)))
+                kill_points.reach("ppo_announcing")
             offered = self._next_probe(probe)
         if dist.get_rank() != 0:
             return None
@@ -199,6 +205,7 @@ class Critic:
     """A rank of the critic."""
 
     def __init__(self, job: PpoJob) -> None:
+        kill_points.this_is(CRITIC)
         self._job = job
         self._clock = Clock()
 
@@ -208,7 +215,7 @@ class Critic:
     def start(self, rendezvous: Rendezvous, checkpoint: int | None) -> None:
         """As Policy.start."""
         stage = self._job.stage
-        join(rendezvous, stage.resources.critic.threads_per_rank, stage.resources.critic.gpus_per_rank)
+        join(rendezvous, stage.resources.critic, stage.resources)
         assert self._job.critic is not None
         spec = LearnerSpec(
             self._job.critic, stage.precision, stage.critic_optimizer, stage.activation_checkpointing, head="values",
@@ -265,5 +272,5 @@ def _loaded(
     learner = Learner(spec, build_mesh(ranks))
     learner.load()
     if checkpoint is not None:
-        restore(learner, next(found for found in find_checkpoints(job.artifact, role) if found.step == checkpoint))
+        restore(learner, [found for found in find_checkpoints(job.artifact, role) if found.step == checkpoint][-1])
     return learner, CheckpointWriter(job.artifact, job.attempt, job.stage.checkpoints.keep, role)

@@ -1,9 +1,10 @@
 """Which roles a PPO stage has, and what each has to be given. Imports nothing heavy: `plan` asks it too."""
 
 from cluster.placement import Role
-from configs.schema.ppo_stage import PpoStage, RewardSource
+from configs.schema.ppo_stage import EngineResources, PpoStage, RewardSource, RoleResources
 
-POLICY, CRITIC, REFERENCE, GOLD, ROLLOUT = "policy", "critic", "reference", "gold", "rollout"
+POLICY, CRITIC, REFERENCE, REWARD, ROLLOUT = "policy", "critic", "reference", "reward", "rollout"
+GOLD = "gold"
 
 
 def roles_of(stage: PpoStage) -> dict[str, Role]:
@@ -14,14 +15,10 @@ def roles_of(stage: PpoStage) -> dict[str, Role]:
         wanted[CRITIC] = resources.critic
     if stage.loads_reference:
         wanted[REFERENCE] = resources.reference
-    roles = {name: Role(found.ranks, found.threads_per_rank, found.gpus_per_rank) for name, found in wanted.items()}
-    own = resources.reward
+    roles = {name: _role(found) for name, found in wanted.items()}
     for role, source in judges_of(stage).items():
-        roles[role] = (
-            Role(own.ranks, own.threads_per_rank, own.gpus_per_rank) if source.model is not None else Role(1, 1)
-        )
-    engines = resources.rollout
-    roles[ROLLOUT] = Role(engines.ranks, engines.threads_per_rank, engines.gpus_per_rank)
+        roles[role] = _role(resources.reward) if source.model is not None else Role(1, 1)
+    roles[ROLLOUT] = _role(resources.rollout)
     return roles
 
 
@@ -33,5 +30,9 @@ def judges_of(stage: PpoStage) -> dict[str, RewardSource]:
     return judges
 
 
+def _role(asked: RoleResources | EngineResources) -> Role:
+    return Role(asked.ranks, asked.threads_per_rank, asked.gpus_per_rank, asked.custom_resources)
+
+
 def reward_role(number: int) -> str:
-    return f"reward_{number}"
+    return f"{REWARD}_{number}"

@@ -9,6 +9,7 @@ from typing import Any
 
 import ray
 
+from cluster import kill_points
 from cluster.weights import Manifest
 from jobs.ppo.job import PpoJob
 from jobs.ppo.offer import Announced, Synced
@@ -61,6 +62,7 @@ class Sampler:
             answers[number] += of_prompt
             missing[number] -= 1
             if missing[number] == 0:
+                kill_points.reach("ppo_sampling")
                 yield answers[number]
                 answers[number] = []
 
@@ -75,6 +77,7 @@ class Sampler:
             self._engine.start_weight_update(announced.manifest)
             for bucket in announced.buckets:
                 self._engine.update_weights(bucket)
+                kill_points.reach("ppo_syncing")
             probe: Any = ray.get(announced.probe[0]) if announced.probe else None
             reading = self._engine.finish_weight_update([bucket.digest for bucket in announced.buckets], probe)
             self._engine.sleep()

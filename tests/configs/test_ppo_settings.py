@@ -4,7 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from configs.schema.ppo import PpoAlgorithm
-from configs.schema.ppo_stage import PpoStage
+from configs.schema.ppo_stage import PpoStage, RoleResources
 
 
 def test_defaults_fit_together() -> None:
@@ -69,3 +69,11 @@ def test_a_stage_that_does_not_fit_is_refused(values: dict, message: str) -> Non
     assert PpoStage.model_validate(stage).loads_reference
     with pytest.raises(ValidationError, match=message):
         PpoStage.model_validate({**stage, **values})
+
+
+def test_custom_resources_have_names_of_their_own() -> None:
+    assert RoleResources(custom_resources={"L4": 0.5}).custom_resources == {"L4": 0.5}
+    with pytest.raises(ValidationError, match=r"GPU: 1: give names that nodes offer .*gpus_per_rank"):
+        RoleResources(custom_resources={"GPU": 1})
+    with pytest.raises(ValidationError, match=r"L4: 0: give names .* amounts above 0"):
+        RoleResources(custom_resources={"L4": 0})
