@@ -94,16 +94,19 @@ def _check_cpus(run: Run, name: str, stage: PpoStage) -> None:
 
 def _check_functions(stage: PpoStage) -> None:
     from jobs.ppo.reward_functions import import_function
+    from jobs.ppo.roles import judges_of
 
-    for source in stage.rewards:
+    for source in judges_of(stage).values():
         if source.function is not None:
             import_function(source.function)
 
 
 def _check_memory(name: str, stage: PpoStage, parameters: int, trained: int, activations: int) -> None:
     """All models are of about the policy's size; each rank has its share of them."""
+    from jobs.ppo.roles import judges_of
+
     resources = stage.resources
-    frozen = int(stage.needs_reference) + sum(source.model is not None for source in stage.rewards)
+    frozen = int(stage.loads_reference) + sum(source.model is not None for source in judges_of(stage).values())
     models = trained * (GRADIENT_BYTES + COMPUTE_BYTES + 2 * (MASTER_BYTES + MOMENT_BYTES[stage.optimizer.state]))
     models += frozen * parameters * FROZEN_BYTES_PER_PARAMETER[stage.precision]
     sampler = parameters * FROZEN_BYTES_PER_PARAMETER[stage.precision]

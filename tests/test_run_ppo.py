@@ -1,5 +1,6 @@
 """Whole runs of PPO from the command line, every role a process of its own: unbroken, killed at every named place, frozen."""
 
+import json
 import re
 import shutil
 import signal
@@ -13,8 +14,9 @@ import yaml
 
 from cluster import kill_points
 from cluster.storage import Store
+from tests.world.command import acclimate
 from tests.world.conditions import wait_for
-from tests.world.toy_ppo import samples_of, toy_ppo_stage, weights_of, write_toy_ppo
+from tests.world.toy_ppo import REWARD, samples_of, toy_ppo_stage, weights_of, write_toy_ppo
 from tests.world.toy_run import ToyRun
 
 pytestmark = [pytest.mark.cluster, pytest.mark.vllm, pytest.mark.timeout(1200)]
@@ -25,7 +27,8 @@ STEPS, PROMPTS, ANSWERS = 5, 6, 2
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory: pytest.TempPathFactory) -> ToyRun:
     directory = tmp_path_factory.mktemp("ppo")
-    run = write_toy_ppo(directory, str(directory / "store"), steps=STEPS, heldout={"every_steps": 2, "prompts": 4})
+    heldout = {"every_steps": 2, "prompts": 4, "gold": REWARD}
+    run = write_toy_ppo(directory, str(directory / "store"), steps=STEPS, heldout=heldout)
     code, output = run.finish(timeout_s=540)
     assert code == 0, output
     return run
@@ -34,6 +37,7 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> ToyRun:
 def before_ppo(unbroken: ToyRun, tmp_path: Path, **changes: Any) -> ToyRun:
     """The same run in a store of its own, where everything but the ppo stage is done; `changes` go into that stage."""
     store = tmp_path / "store"
+    tmp_path.mkdir(exist_ok=True)
     shutil.copytree(unbroken.store.root, store)
     for made in (store / "artifacts").glob("ppo-*"):
         shutil.rmtree(made)
@@ -84,7 +88,26 @@ def test_every_role_takes_part_and_every_answer_is_kept(unbroken: ToyRun) -> Non
         }  # synchronous: each batch is of the newest weights
         mean = sum(row["score"] for row in rows) / len(rows)
         assert entry["reward/score"] == pytest.approx(mean)
+    for rows in (samples["heldout-000000.parquet"], samples["heldout-000005.parquet"]):
+        assert len(rows) == 8 and all(row["gold"] == row["score"] for row in rows)  # one model is both here
     assert unbroken.artifact("ppo").record["licences"] == ["Apache-2.0", "CC0-1.0"]
+
+
+def test_samples_shows_the_best_and_the_worst_answers_of_a_step(unbroken: ToyRun) -> None:
+    kept = samples_of(unbroken)
+    for flags, name in (
+        ((), "step-000005.parquet"),
+        (("--step", "1"), "step-000001.parquet"),
+        (("--heldout",), "heldout-000005.parquet"),
+    ):
+        shown = acclimate("samples", "toyppo", *flags, "--store", unbroken.store.root, "--json")
+        assert shown.code == 0, shown.stderr
+        listed = json.loads(shown.stdout)["samples"]
+        assert [row["score"] for row in listed] == sorted((row["score"] for row in kept[name]), reverse=True)
+    table = acclimate("samples", "ppo", "--rows", "2", "--store", unbroken.store.root)
+    assert table.code == 0 and "12 answers, best and worst" in table.stdout and "cut off" in table.stdout
+    missing = acclimate("samples", "toyppo", "--step", "9", "--store", unbroken.store.root)
+    assert missing.code == 2 and "there are steps 1 to 5" in missing.stderr
 
 
 def killing(tmp_path: Path, *places: str) -> dict[str, str]:
@@ -194,3 +217,16 @@ def freeze_one_after_another(run: ToyRun, process: "subprocess.Popen[str]") -> s
 def newest_step(run: ToyRun) -> int:
     names = [info.name for info in run.store.files("artifacts") if info.name.endswith("checkpoint.json")]
     return max(int(name.split("step-")[1].split("/")[0]) for name in names)
+
+
+def test_a_policy_with_adapters_can_be_its_own_reference(unbroken: ToyRun, tmp_path: Path) -> None:
+    runs: list[ToyRun] = []
+    for name, is_base in (("loaded", False), ("own", True)):
+        run = before_ppo(unbroken, tmp_path / name, lora={"rank": 4}, reference_is_base=is_base, critic=None)
+        code, output = run.finish(timeout_s=300)
+        assert code == 0, output
+        runs.append(run)
+    loaded, own = (run.artifact("ppo").content for run in runs)
+    assert own.read("adapter", "adapter_model.safetensors") == loaded.read("adapter", "adapter_model.safetensors")
+    assert samples_of(runs[1]) == samples_of(runs[0])
+    assert steps_of(runs[1])[-1]["kl/per_answer"] != 0  # the adapters have learnt, and were off for the reference

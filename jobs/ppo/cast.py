@@ -15,13 +15,15 @@ from ray.exceptions import RayActorError
 
 from cluster.group import ActorGroup, Calls, GroupTimeout, Rendezvous, gather, spawn
 from cluster.placement import Placement
+from cluster.storage import Store
 from cluster.weights import WeightSyncFailed
 from configs.errors import RunFailed, user_error_inside
+from configs.schema.ppo_stage import RewardSource
 from jobs.ppo.job import Asked, Handle, Judged, PpoJob
 from jobs.ppo.learners import Critic, Policy
 from jobs.ppo.offer import Announced, Synced
 from jobs.ppo.prompts import PromptTable, asked_prompts, deal, requests_for
-from jobs.ppo.roles import CRITIC, POLICY, REFERENCE, ROLLOUT, reward_role
+from jobs.ppo.roles import CRITIC, GOLD, POLICY, REFERENCE, ROLLOUT, reward_role
 from jobs.ppo.sampler import Sampler
 from jobs.ppo.scorers import FunctionScorer, Scorer
 
@@ -53,23 +55,30 @@ class Cast:
     critic: ActorGroup | None
     reference: ActorGroup | None
     rewards: list[tuple[float, ActorGroup]]
+    gold: ActorGroup | None
     samplers: ActorGroup
 
     @classmethod
     def spawned(cls, job: PpoJob, placement: Placement) -> "Cast":
         """Processes for all of them; `start` is next, and `end` whatever happens."""
         stage = job.stage
+
+        def judge(role: str, source: RewardSource, model: Store | None) -> ActorGroup:
+            if source.function is not None:
+                return spawn(role, _actor(FunctionScorer), placement, {}, job, source.function)
+            return spawn(role, _actor(Scorer), placement, {}, job, model, True)
+
+        gold = None if stage.heldout is None else stage.heldout.gold
         return cls(
             job, placement,
             spawn(POLICY, _actor(Policy), placement, {}, job),
             spawn(CRITIC, _actor(Critic), placement, {}, job) if stage.needs_critic else None,
-            spawn(REFERENCE, _actor(Scorer), placement, {}, job, job.reference, False) if stage.needs_reference else None,
+            spawn(REFERENCE, _actor(Scorer), placement, {}, job, job.reference, False) if stage.loads_reference else None,
             [
-                (source.weight, spawn(reward_role(number), _actor(Scorer), placement, {}, job, job.rewards[number], True))
-                if source.function is None
-                else (source.weight, spawn(reward_role(number), _actor(FunctionScorer), placement, {}, job, source.function))
+                (source.weight, judge(reward_role(number), source, job.rewards.get(number)))
                 for number, source in enumerate(stage.rewards)
             ],
+            None if gold is None else judge(GOLD, gold, job.gold),
             spawn(ROLLOUT, _actor(Sampler), placement, {}, job),
         )  # fmt: skip
 
@@ -89,7 +98,7 @@ class Cast:
 
     def _groups(self) -> list[ActorGroup]:
         """All but the samplers, which are no group: each is one alone."""
-        found = [self.policy, self.critic, self.reference, *(group for _, group in self.rewards)]
+        found = [self.policy, self.critic, self.reference, *(group for _, group in self.rewards), self.gold]
         return [group for group in found if group is not None]
 
     def learners_do(self, call: Callable[[Any], Any]) -> Calls:
@@ -111,7 +120,7 @@ class Cast:
     def judge(self, asked: Asked, streams: list[Any]) -> Judged:
         """Sends every unit to all who judge, as soon as it is there; returns when the last was sampled.
 
-        Nobody learns from held-out answers, so nobody asks for their values.
+        Answers to learn from get the critic's values; held-out ones are judged by the gold reward too.
 
         Raises:
             SamplersLost, GroupTimeout.
@@ -123,6 +132,10 @@ class Cast:
                 handles += group.all(lambda rank, unit=unit: rank.score.remote(asked, [unit]))
             if self.reference is not None:
                 judged.reference.extend(self.reference.all(lambda rank, unit=unit: rank.score.remote(asked, [unit])))
+            elif self.job.stage.needs_reference:
+                judged.reference.extend(self.policy.all(lambda rank, unit=unit: rank.base_logprobs.remote([unit])))
+            if self.gold is not None and asked.split == "heldout":
+                judged.gold.extend(self.gold.all(lambda rank, unit=unit: rank.score.remote(asked, [unit])))
             if self.critic is not None and asked.split == "train":
                 judged.values.extend(self.critic.all(lambda rank, unit=unit: rank.score.remote(asked, [unit])))
         return judged
@@ -130,7 +143,8 @@ class Cast:
     def calls_in(self, judged: Judged) -> Calls:
         """Who owes what is in `judged`: policy and critic wait for it when they learn."""
         found = [(group, handles) for (_, group), (_, handles) in zip(self.rewards, judged.scores, strict=True)]
-        found += [(self.reference, judged.reference)] if self.reference is not None else []
+        found += [(self.reference or self.policy, judged.reference)]
+        found += [(self.gold, judged.gold)] if self.gold is not None else []
         found += [(self.critic, judged.values)] if self.critic is not None else []
         return [*found, (self.policy, judged.old)]
 
@@ -160,23 +174,31 @@ class Cast:
             WeightSyncFailed: a sampler has refused them twice.
             SamplersLost: one ended.
         """
-        timeout_s = self.job.stage.resources.step_timeout_s
         for attempt in range(1, SYNC_TRIES + 1):
-            offers = self.policy.all(lambda rank: rank.announce.remote(version, probe))
-            announced: Announced = gather([(self.policy, offers)], timeout_s, "gathering weights")[0]
-            taking = self.samplers.all(lambda sampler, offer=announced: sampler.sync.remote(offer))
             try:
-                said = gather([(self.samplers, taking)], timeout_s, "weight sync")
+                said = self._offer(version, probe)
             except WeightSyncFailed as error:
                 if attempt == SYNC_TRIES:
                     raise user_error_inside(error) or error from None
                 self._reload_all()
                 continue
             except RayActorError as error:
-                name = self.dead(ANSWER_S, [self.samplers]) or self.samplers.role
-                raise SamplersLost(f"{name} ended while it took weights") from error
+                if lost := self.dead(ANSWER_S, [self.samplers]):
+                    raise SamplersLost(f"{lost} ended while it took weights") from error
+                raise
             return Synced(max(one.mismatch for one in said), min(one.position for one in said))
         raise AssertionError(version)
+
+    def _offer(self, version: int, probe: bool) -> list[Synced]:
+        resources = self.job.stage.resources
+        timeout_s = resources.step_timeout_s
+        if resources.transfer != "buckets":
+            sent = self.policy.all(lambda rank: rank.send.remote(version, probe, self.samplers.ranks))
+            return gather([(self.policy, sent)], timeout_s, "weight sync")[0]
+        offers = self.policy.all(lambda rank: rank.announce.remote(version, probe))
+        announced: Announced = gather([(self.policy, offers)], timeout_s, "gathering weights")[0]
+        taking = self.samplers.all(lambda sampler: sampler.sync.remote(announced))
+        return gather([(self.samplers, taking)], timeout_s, "weight sync")
 
     def _reload_all(self) -> None:
         """Those that have taken the version would refuse it a second time."""

@@ -22,7 +22,7 @@ from cluster.placement import reserve
 from configs.errors import RunFailed, user_error_inside
 from jobs.ppo.cast import ANSWER_S, DEATH_KNOWN_S, ActorsLost, Cast, SamplersLost
 from jobs.ppo.health import HealthCheck
-from jobs.ppo.heldout import evaluate
+from jobs.ppo.heldout import evaluate, for_people
 from jobs.ppo.job import Asked, Judged, PpoJob
 from jobs.ppo.learners import Control, Updated
 from jobs.ppo.offer import Synced
@@ -137,6 +137,7 @@ def _steps(job: PpoJob, cast: Cast, progress: Progress, listener: Listener) -> E
             sampling = cast.sample(train, Asked("train", progress.step))
         if heldout is not None and stage.heldout and (last or progress.step % stage.heldout.every_steps == 0):
             progress = _measured(job, cast, heldout, progress, listener)
+            health.check_heldout(progress.history)
         stopping = listener.stop_asked() and not last
         if last or stopping or progress.step % stage.checkpoints.every_steps == 0:
             _save(cast, progress)
@@ -190,8 +191,7 @@ def _measured(job: PpoJob, cast: Cast, heldout: PromptTable, progress: Progress,
     asked = Asked("heldout", progress.step)
     judged = _judged(cast, heldout, asked, cast.sample(heldout, asked), listener)
     progress = evaluate(job, cast, judged, progress)
-    shown = {name: value for name, value in progress.history[-1].items() if name.startswith("heldout/")}
-    listener.metrics({"step": float(progress.step), **{n: v for n, v in shown.items() if "start_score" not in n}})
+    listener.metrics({"step": float(progress.step), **for_people(progress.history[-1])})
     return progress
 
 

@@ -3,6 +3,7 @@
 checkpoints of policy and critic --newest step that both have--> Progress --after_step--> Progress -> history -> checkpoint
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from cluster.lease import check_attempt
@@ -69,3 +70,16 @@ def resume(job: PpoJob) -> Progress:
     last = next(entry for entry in reversed(history) if COEFFICIENT in entry)
     scale = {name.removeprefix(SCALE): value for name, value in last.items() if name.startswith(SCALE)}
     return Progress(step, KlState(last[COEFFICIENT]), RunningScale(**scale), history)
+
+
+def summary(history: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """What the record of a finished run says: its first and last rewards, and held-out numbers before and after."""
+    steps = [entry for entry in history if "reward/score" in entry]
+    metrics = {"steps": len(steps), "first_reward_score": steps[0]["reward/score"]}
+    for name in ("reward/score", "kl/per_answer", "answers/tokens", "answers/end_rate"):
+        metrics[name.replace("/", "_")] = steps[-1][name]
+    measured = [entry for entry in history if "heldout/score" in entry]
+    for name in ("heldout/score", "heldout/gold", "heldout/kl_per_answer"):
+        if measured and name in measured[0]:
+            metrics |= {f"{name}_before": measured[0][name], name: measured[-1][name]}
+    return metrics
