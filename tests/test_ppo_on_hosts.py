@@ -28,7 +28,7 @@ pytestmark = [
 ]  # fmt: skip
 
 STEPS = 20
-RUN_S = 300
+RUN_S = 450
 """Five actors import torch, one of them vLLM, on two cores; twice where a host is lost."""
 WHOLE, HALF = {"custom_resources": {"accelerator": 1}}, {"custom_resources": {"accelerator": 0.5}}
 ON_FOUR_HOSTS = {
