@@ -15,7 +15,7 @@ from tests.world.toy_ppo import toy_ppo_stage
 
 def job_of(artifact: Store, attempt: int = 2) -> PpoJob:
     stage = PpoStage.model_validate(toy_ppo_stage())
-    return PpoJob("toy", stage, 3, artifact, None, None, {}, artifact, (0,), 64, 3, artifact, attempt, artifact)
+    return PpoJob("toy", stage, 3, artifact, None, None, {}, None, artifact, (0,), 64, 3, artifact, attempt, artifact)
 
 
 def write_checkpoint(artifact: Store, attempt: int, role: str, step: int) -> None:
