@@ -183,8 +183,9 @@ class Cast:
                 self._reload_all()
                 continue
             except RayActorError as error:
-                name = self.dead(ANSWER_S, [self.samplers]) or self.samplers.role
-                raise SamplersLost(f"{name} ended while it took weights") from error
+                if lost := self.dead(ANSWER_S, [self.samplers]):
+                    raise SamplersLost(f"{lost} ended while it took weights") from error
+                raise
             return Synced(max(one.mismatch for one in said), min(one.position for one in said))
         raise AssertionError(version)
 

@@ -72,7 +72,7 @@ def cast_of(placement: Placement, policy_s: float = 0.0, critic_s: float = 0.0) 
     gather([(group, group.all(lambda rank: rank.process.remote())) for group in made], 60, "starting")
     job = cast(PpoJob, SimpleNamespace(stage=PpoStage.model_validate(toy_ppo_stage())))
     policy, critic, samplers = made
-    return Cast(job, placement, policy, critic, None, [], samplers)
+    return Cast(job, placement, policy, critic, None, [], None, samplers)
 
 
 def test_no_learner_saves_a_step_before_both_have_committed_the_one_before(placement: Placement) -> None:

@@ -8,6 +8,7 @@ A host is one process (process 1 of its process namespace): when that is killed 
 network and disk vanish, as when a machine is lost. Nothing stays behind when the tests themselves are killed.
 """
 
+import json
 import os
 import secrets
 import shutil
@@ -82,6 +83,7 @@ class SeparatedHosts:
         self.count = count
         self.logs = logs
         self.hosts: list[Host] = []
+        self._offers: list[str] = []
         self._resources = ExitStack()
 
     def __enter__(self) -> Self:
@@ -123,38 +125,41 @@ class SeparatedHosts:
     def ray_address(self) -> str:
         return f"{self.driver.address}:6379"
 
-    def start_ray(self, environment: Mapping[str, str], cpus_per_host: int = 4) -> None:
+    def start_ray(
+        self, environment: Mapping[str, str], cpus_per_host: int = 4, resources: Mapping[str, float] | None = None
+    ) -> None:
         """Starts the head and the other raylets and returns when all are alive. Raises TimeoutError.
 
-        `environment` is added to every host's: AWS_* of an S3 server on `gateway_address`, QUICK_HEALTH_CHECKS.
+        Args:
+            environment: added to every host's: AWS_* of an S3 server on `gateway_address`, QUICK_HEALTH_CHECKS.
+            resources: what every host offers beside CPUs, under names of the test's own.
         """
+        self._offers = [f"--num-cpus={cpus_per_host}", f"--resources={json.dumps(dict(resources or {}))}"]
         for host in self.hosts:
             host.environment.update(environment)
         head = ["--head", f"--port={self.ray_address.rsplit(':')[-1]}", "--include-dashboard=false"]
-        self._start_raylet(self.driver, head, cpus_per_host)
+        self._start_raylet(self.driver, head)
         for host in self.hosts[1:]:
-            self._start_raylet(host, [f"--address={self.ray_address}"], cpus_per_host)
+            self._start_raylet(host, [f"--address={self.ray_address}"])
         self.wait_for_nodes(self.count)
 
     def wait_for_nodes(self, alive: int, timeout_s: float = RAY_START_S) -> None:
         """Raises CalledProcessError with the number of raylets that are alive instead."""
         self.driver.run(["python", "-c", COUNT_NODES, str(alive), str(timeout_s)], timeout_s=timeout_s + 30)
 
-    def replace(self, number: int, cpus: int = 4) -> Host:
+    def replace(self, number: int) -> Host:
         """A new, empty host in the place of one that was killed, joined to the cluster."""
         old = self[number]
         assert not old.is_alive, f"{old.name} is alive: kill it first"
         new = self._new_host(number, self._resources)
         new.environment.update(old.environment)
         self.hosts[number - 1] = new
-        self._start_raylet(new, [f"--address={self.ray_address}"], cpus)
+        self._start_raylet(new, [f"--address={self.ray_address}"])
         return new
 
-    def _start_raylet(self, host: Host, role: Sequence[str], cpus: int) -> None:
-        resources = [f"--num-cpus={cpus}", f"--object-store-memory={OBJECT_STORE_BYTES}"]
-        raylet = host.start(
-            ["ray", "start", *role, f"--node-ip-address={host.address}", *resources, "--block"], log="ray"
-        )
+    def _start_raylet(self, host: Host, role: Sequence[str]) -> None:
+        own = [f"--node-ip-address={host.address}", f"--object-store-memory={OBJECT_STORE_BYTES}"]
+        raylet = host.start(["ray", "start", *role, *own, *self._offers, "--block"], log="ray")
 
         def is_up() -> bool:
             text = host.log_path("ray").read_text()

@@ -1,14 +1,16 @@
 """A PPO run of seconds: a tiny random Llama that vLLM can serve, made-up questions, a reward model trained on made-up pairs."""
 
+import io
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import yaml
 
 from cluster.storage import Store
 from tests.serving.tiny_llama import write_tiny_llama
 from tests.world.toy_judgements import write_toy_pairs
-from tests.world.toy_run import ToyRun
+from tests.world.toy_run import ToyRun, tree_digest
 
 REWARD = {"model": "reward"}
 
@@ -55,3 +57,16 @@ def toy_ppo_stage(**changes: Any) -> dict[str, Any]:
         merged = {**stage[name], **value} if isinstance(stage.get(name), dict) and isinstance(value, dict) else value
         stage[name] = merged
     return {name: value for name, value in stage.items() if value is not None}
+
+
+def weights_of(run: ToyRun) -> str:
+    """sha256 over the files of the model that the run made."""
+    return tree_digest(run.artifact("ppo").content.below("model"))
+
+
+def samples_of(run: ToyRun) -> dict[str, list[dict[str, Any]]]:
+    """Rows of every answer that the run has kept, by file."""
+    samples = Store(run.artifact("ppo").content.root.partition("/attempts/")[0])
+    return {
+        name: pq.read_table(io.BytesIO(samples.read("samples", name))).to_pylist() for name in samples.names("samples")
+    }
