@@ -41,10 +41,16 @@ class ActorGroup:
 
     role: str
     ranks: tuple[Any, ...]
+    hosts: tuple[str, ...]
+    """Addresses, by rank."""
 
     def all(self, call: Callable[[Any], Any]) -> list[Any]:
         """Calls every rank, which all then work at once; the handles of what they return, by rank."""
         return [call(rank) for rank in self.ranks]
+
+    def name_of(self, rank: int) -> str:
+        """Example: policy rank 1 on 10.0.0.3"""
+        return f"{self.role}{f' rank {rank}' if len(self.ranks) > 1 else ''} on {self.hosts[rank]}"
 
     def end(self) -> None:
         """Ends all ranks at once; their memory is free when this returns or soon after."""
@@ -66,6 +72,7 @@ def spawn(role: str, actor: Any, placement: Placement, environment: dict[str, st
             actor.options(**placement.options(role, rank), runtime_env=runtime_env).remote(*arguments)
             for rank in range(len(placement.slots[role]))
         ),
+        tuple(placement.hosts(role)),
     )
 
 
@@ -77,19 +84,41 @@ def meeting_point() -> tuple[str, int]:
         return host, free.getsockname()[1]
 
 
-def gather(handles: Sequence[Any], timeout_s: float, what: str) -> list[Any]:
-    """What all ranks return. For numbers and handles: tensors stay where they are.
+Calls = Sequence[tuple[ActorGroup, Sequence[Any]]]
+"""Who was asked, and the handles of the answers: one of every rank, and again one of every rank."""
+
+
+def gather(calls: Calls, timeout_s: float, what: str, needs: Calls = ()) -> list[Any]:
+    """What all ranks return, in the order of the calls. For numbers and handles: tensors stay where they are.
+
+    Args:
+        needs: what those who are called wait for themselves; named where it is late, and not fetched.
 
     Raises:
         GroupTimeout: naming the ranks that have not answered.
         RayActorError: a rank is lost.  RayTaskError: a rank has raised.
     """
+    handles = [handle for _, asked in calls for handle in asked]
     waiting, deadline = list(handles), time.monotonic() + timeout_s
     while waiting:
         left_s = max(0.0, deadline - time.monotonic())
         ready, waiting = ray.wait(waiting, num_returns=1, timeout=left_s, fetch_local=False)
         ray.get(ready)  # at once: where one rank has raised, the others wait for it in vain
         if not ready:
-            late = ", ".join(str(list(handles).index(handle)) for handle in waiting)
-            raise GroupTimeout(f"{what}: rank {late} of {len(handles)} has not answered for {timeout_s:g} s")
+            raise GroupTimeout(f"{what}: {_who_is_late([*needs, *calls], timeout_s)}")
     return ray.get(list(handles))
+
+
+def _who_is_late(calls: Calls, timeout_s: float) -> str:
+    """The ranks of the first group that owes an answer; who was called after it may only be waiting for it."""
+    late: list[tuple[ActorGroup, list[int]]] = []
+    for group, asked in calls:
+        ready, _ = ray.wait(list(asked), num_returns=len(asked), timeout=0, fetch_local=False) if asked else ([], [])
+        owed = sorted({number % len(group.ranks) for number, handle in enumerate(asked) if handle not in set(ready)})
+        late += [(group, owed)] if owed else []
+    if not late:
+        return f"there was no answer for {timeout_s:g} s"  # but while we looked whose
+    (first, ranks), *others = late
+    waiting = ", ".join(dict.fromkeys(group.role for group, _ in others if group is not first))
+    named = ", ".join(first.name_of(rank) for rank in ranks)
+    return f"{named} has not answered for {timeout_s:g} s{f'; {waiting} may be waiting for it' if waiting else ''}"

@@ -1,6 +1,6 @@
 """Where the roles of a job run: the only place that counts CPUs and GPUs for actors.
 
-    roles (ranks x CPUs, GPUs) --bundles_of--> bundles --reserve, all of them or none--> Placement --slots--> actor options
+    roles (ranks x CPUs, GPUs, ...) --bundles_of--> bundles --reserve, all or none--> Placement --slots--> actor options
 
 Everything is reserved before anything is loaded: a job that does not fit says so within `timeout_s` and not after an hour, and
 two jobs never hold half of what each needs.
@@ -9,12 +9,17 @@ two jobs never hold half of what each needs.
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import ray
 from ray.exceptions import GetTimeoutError
-from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.placement_group import (
+    PlacementGroup,
+    placement_group,
+    placement_group_table,
+    remove_placement_group,
+)
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from configs.errors import DoesNotFit
@@ -37,11 +42,13 @@ class Role:
     ranks: int
     cpus: float
     gpus: float = 0.0
+    custom: Mapping[str, float] = field(default_factory=dict)
+    """What nodes offer under names of their own (`ray start --resources`)."""
 
 
 @dataclass(frozen=True)
 class Slot:
-    """Where one rank of a role runs, and its share of the bundle there."""
+    """Where one rank of a role runs, and its share of the bundle there; what is custom only chooses the node."""
 
     bundle: int
     cpus: float
@@ -59,14 +66,16 @@ def bundles_of(roles: Mapping[str, Role], sharing: Sharing) -> tuple[list[Resour
         slots: dict[str, list[Slot]] = {}
         for name, role in roles.items():
             slots[name] = [Slot(len(bundles) + rank, role.cpus, role.gpus) for rank in range(role.ranks)]
-            bundles += [_resources(role.cpus, role.gpus)] * role.ranks
+            bundles += [_resources(role.cpus, role.gpus, role.custom)] * role.ranks
         return bundles, slots
     bundles, slots = [], {name: [] for name in roles}
     for number in range(max(role.ranks for role in roles.values())):
         here = {name: role for name, role in roles.items() if role.ranks > number}
         cpus, gpus = max(role.cpus for role in here.values()), max(role.gpus for role in here.values())
         on_gpu = sum(role.gpus > 0 for role in here.values())
-        bundles.append(_resources(cpus, gpus))
+        kinds = sorted({kind for role in here.values() for kind in role.custom})
+        custom = {kind: max(role.custom.get(kind, 0.0) for role in here.values()) for kind in kinds}
+        bundles.append(_resources(cpus, gpus, custom))
         for name, role in here.items():
             slots[name].append(Slot(number, _part(cpus, len(here)), _part(gpus, on_gpu) if role.gpus else 0.0))
     return bundles, slots
@@ -84,6 +93,16 @@ class Placement:
         slot = self.slots[role][rank]
         strategy = PlacementGroupSchedulingStrategy(self.group, placement_group_bundle_index=slot.bundle)
         return {"num_cpus": slot.cpus, "num_gpus": slot.gpus, "scheduling_strategy": strategy}
+
+    def hosts(self, role: str) -> list[str]:
+        """The addresses of the nodes where the ranks of a role run."""
+        addresses = {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes()}
+        node_of = placement_group_table(self.group)["bundles_to_node_id"]
+        return [addresses.get(node_of[slot.bundle], "a lost node") for slot in self.slots[role]]
+
+    def is_whole(self, timeout_s: float) -> bool:
+        """Whether all bundles have a node; Ray looks for others when one is lost, and `timeout_s` is how long that may take."""
+        return self.group.wait(timeout_s)
 
 
 @contextmanager
@@ -113,17 +132,19 @@ def reserve(roles: Mapping[str, Role], sharing: Sharing, strategy: Strategy, tim
 
 
 def describe_roles(roles: Mapping[str, Role]) -> str:
-    """Example: policy 2 x (2 CPU, 1 GPU), rollout 1 x (1 CPU)"""
+    """Example: policy 2 x (2 CPU, 1 GPU), rollout 1 x (1 CPU, 1 L4)"""
     words = []
     for name, role in roles.items():
-        gpus = f", {role.gpus:g} GPU" if role.gpus else ""
-        words.append(f"{name} {role.ranks} x ({role.cpus:g} CPU{gpus})")
+        asked = ", ".join(
+            f"{amount:g} {kind}" for kind, amount in _resources(role.cpus, role.gpus, role.custom).items()
+        )
+        words.append(f"{name} {role.ranks} x ({asked})")
     return ", ".join(words)
 
 
 def what_is_missing(bundles: list[Resources], strategy: Strategy, nodes: list[Resources]) -> str:
     """The first reason that no node or all nodes together cannot hold the bundles; nodes as they are when empty."""
-    for kind in ("GPU", "CPU"):
+    for kind in sorted({kind for bundle in bundles for kind in bundle}, reverse=True):  # GPU before CPU
         wanted, there = sum(bundle.get(kind, 0) for bundle in bundles), sum(node.get(kind, 0) for node in nodes)
         if wanted > there:
             return f"{wanted:g} {kind} are needed, the cluster has {there:g}."
@@ -139,8 +160,8 @@ def _nodes() -> list[Resources]:
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
-def _resources(cpus: float, gpus: float) -> Resources:
-    return {"CPU": cpus, **({"GPU": gpus} if gpus else {})}
+def _resources(cpus: float, gpus: float, custom: Mapping[str, float]) -> Resources:
+    return {"CPU": cpus, **({"GPU": gpus} if gpus else {}), **custom}
 
 
 def _part(whole: float, parts: int) -> float:

@@ -82,10 +82,9 @@ def models_of(stage: PpoStage, origins: Mapping[str, Origin], policy: "Trainable
         if origin.directory.root not in known:
             known[origin.directory.root] = shape_of(origin.directory, origin.trust_remote_code)
     shapes = {key: known[origin.directory.root] for key, origin in origins.items()}
-    sources = [f"rewards.{number}" for number, source in enumerate(stage.rewards) if source.model is not None]
     return PpoModels(
         policy.shape, policy.trained, shapes.get("critic", policy.shape), shapes.get("reference", policy.shape),
-        {role: shapes.get(key, policy.shape) for role, key in zip(judges(stage), sources, strict=True)},
+        {role: shapes.get(key, policy.shape) for role, key in judges(stage).items()},
     )  # fmt: skip
 
 
@@ -122,6 +121,12 @@ def _check_cpus(run: Run, name: str, stage: PpoStage) -> None:
 
     roles = roles_of(stage)
     bundles, _ = bundles_of(roles, stage.resources.placement)
+    custom = sorted({kind for bundle in bundles for kind in bundle} - {"CPU", "GPU"})
+    if custom:
+        raise DoesNotFit(
+            f"stages.{name}.resources asks for {', '.join(custom)}; the Ray started here has no custom_resources. Remove them, "
+            "or set cluster.address to a cluster whose nodes offer them."
+        )
     needed = sum(bundle["CPU"] for bundle in bundles)
     if needed > run.cluster.offered_cpus:
         raise DoesNotFit(
@@ -133,8 +138,9 @@ def _check_cpus(run: Run, name: str, stage: PpoStage) -> None:
 
 def _check_functions(stage: PpoStage) -> None:
     from jobs.ppo.reward_functions import import_function
+    from jobs.ppo.roles import judges_of
 
-    for source in stage.rewards:
+    for source in judges_of(stage).values():
         if source.function is not None:
             import_function(source.function)
 

@@ -85,7 +85,8 @@ def identity(stage: Stage, seed: int) -> dict[str, Any]:
                 config["heldout"].pop("general")  # an input, by its key
         case PpoStage():
             config["seed"] = seed
-            for source in config["rewards"]:
+            gold = (config["heldout"] or {}).get("gold")
+            for source in [*config["rewards"], *([gold] if gold else [])]:
                 source.pop("model")  # inputs too
         case _:
             pass
@@ -111,7 +112,9 @@ def run_stage(stage: Stage, context: StageContext) -> Outcome:
             return _report(stage, context)
 
 
-SUMMARISED = ("heldout/loss", "heldout/accuracy", "heldout/rewards/accuracies", "general/perplexity")
+SUMMARISED = (
+    "heldout/loss", "heldout/accuracy", "heldout/rewards/accuracies", "general/perplexity", "heldout/score", "heldout/gold",
+)  # fmt: skip
 """Of the held-out metrics these are worth a line on the screen, before and after; the record has all."""
 
 
@@ -225,6 +228,7 @@ def _train(stage: AnyTrainStage, context: StageContext) -> Outcome:
 def _ppo(stage: PpoStage, context: StageContext) -> Outcome:
     from jobs.ppo.driver import Listener, run_ppo
     from jobs.ppo.inputs import ppo_job
+    from jobs.ppo.progress import summary
     from jobs.train.loop import Ending
 
     trusted = any(trusts_code(context.store, artifact) for key, artifact in context.inputs.items() if key != "shards")
@@ -237,13 +241,7 @@ def _ppo(stage: PpoStage, context: StageContext) -> Outcome:
 
     if run_ppo(job, Listener(on_metrics, context.say, context.stop_asked)) is Ending.STOPPED:
         raise Stopped(f"{context.name} stopped at a step boundary; the same command goes on from there")
-    history = [entry for entry in context.content.read_json("history.json") if "reward/score" in entry]
-    names = ("reward/score", "kl/per_answer", "answers/tokens", "answers/end_rate")
-    metrics = {name.replace("/", "_"): history[-1][name] for name in names}
-    return Outcome(
-        metrics={"steps": len(history), "first_reward_score": history[0]["reward/score"], **metrics},
-        licences=sorted(_licences(context)),
-    )
+    return Outcome(metrics=summary(context.content.read_json("history.json")), licences=sorted(_licences(context)))
 
 
 def check_rows_fit(name: str, stage: AnyTrainStage | PpoStage, shards: str, rows: str) -> None:

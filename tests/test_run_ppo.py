@@ -1,6 +1,7 @@
 """Whole runs of PPO from the command line, every role a process of its own: once, killed at bad moments, and without a critic."""
 
 import io
+import json
 import os
 import shutil
 import signal
@@ -13,8 +14,9 @@ import pytest
 import yaml
 
 from cluster.storage import Store
+from tests.world.command import acclimate
 from tests.world.conditions import wait_for
-from tests.world.toy_ppo import toy_ppo_stage, write_toy_ppo
+from tests.world.toy_ppo import REWARD, toy_ppo_stage, write_toy_ppo
 from tests.world.toy_run import ToyRun, tree_digest
 
 pytestmark = [pytest.mark.cluster, pytest.mark.vllm, pytest.mark.timeout(1200)]
@@ -23,7 +25,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.vllm, pytest.mark.timeout(1200)]
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory: pytest.TempPathFactory) -> ToyRun:
     directory = tmp_path_factory.mktemp("ppo")
-    run = write_toy_ppo(directory, str(directory / "store"), heldout={"every_steps": 2, "prompts": 4})
+    run = write_toy_ppo(directory, str(directory / "store"), heldout={"every_steps": 2, "prompts": 4, "gold": REWARD})
     code, output = run.finish(timeout_s=540)
     assert code == 0, output
     return run
@@ -32,6 +34,7 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> ToyRun:
 def before_ppo(unbroken: ToyRun, tmp_path: Path, **changes: Any) -> ToyRun:
     """The same run in a store of its own, where everything but the ppo stage is done; `changes` go into that stage."""
     store = tmp_path / "store"
+    tmp_path.mkdir(exist_ok=True)
     shutil.copytree(unbroken.store.root, store)
     for made in (store / "artifacts").glob("ppo-*"):
         shutil.rmtree(made)
@@ -79,7 +82,26 @@ def test_every_role_takes_part_and_every_answer_is_kept(unbroken: ToyRun) -> Non
         assert {row["version"] for row in rows} == {step - 1}  # synchronous: each batch is of the newest weights
         mean = sum(row["score"] for row in rows) / len(rows)
         assert steps[step - 1]["reward/score"] == pytest.approx(mean)
+    for rows in (samples["heldout-000000.parquet"], samples["heldout-000003.parquet"]):
+        assert len(rows) == 8 and all(row["gold"] == row["score"] for row in rows)  # one model is both here
     assert unbroken.artifact("ppo").record["licences"] == ["Apache-2.0", "CC0-1.0"]
+
+
+def test_samples_shows_the_best_and_the_worst_answers_of_a_step(unbroken: ToyRun) -> None:
+    kept = samples_of(unbroken)
+    for flags, name in (
+        ((), "step-000003.parquet"),
+        (("--step", "1"), "step-000001.parquet"),
+        (("--heldout",), "heldout-000003.parquet"),
+    ):
+        shown = acclimate("samples", "toyppo", *flags, "--store", unbroken.store.root, "--json")
+        assert shown.code == 0, shown.stderr
+        listed = json.loads(shown.stdout)["samples"]
+        assert [row["score"] for row in listed] == sorted((row["score"] for row in kept[name]), reverse=True)
+    table = acclimate("samples", "ppo", "--rows", "2", "--store", unbroken.store.root)
+    assert table.code == 0 and "12 answers, best and worst" in table.stdout and "cut off" in table.stdout
+    missing = acclimate("samples", "toyppo", "--step", "9", "--store", unbroken.store.root)
+    assert missing.code == 2 and "there are steps 1 to 3" in missing.stderr
 
 
 @pytest.mark.parametrize("point", ["ppo_sampled:2", "ppo_updated:2"])
@@ -134,3 +156,16 @@ def test_a_function_as_reward_needs_no_other_model(unbroken: ToyRun, tmp_path: P
     assert {row["version"] for row in samples_of(run)["step-000002.parquet"]} == {0}
     assert {row["version"] for row in samples_of(run)["step-000003.parquet"]} == {1}
     assert all("value/loss" not in entry and entry["kl/per_answer"] == 0 for entry in steps_of(run))
+
+
+def test_a_policy_with_adapters_can_be_its_own_reference(unbroken: ToyRun, tmp_path: Path) -> None:
+    runs: list[ToyRun] = []
+    for name, is_base in (("loaded", False), ("own", True)):
+        run = before_ppo(unbroken, tmp_path / name, lora={"rank": 4}, reference_is_base=is_base, critic=None)
+        code, output = run.finish(timeout_s=300)
+        assert code == 0, output
+        runs.append(run)
+    loaded, own = (run.artifact("ppo").content for run in runs)
+    assert own.read("adapter", "adapter_model.safetensors") == loaded.read("adapter", "adapter_model.safetensors")
+    assert samples_of(runs[1]) == samples_of(runs[0])
+    assert steps_of(runs[1])[-1]["kl/per_answer"] != 0  # the adapters have learnt, and were off for the reference

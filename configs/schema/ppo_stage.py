@@ -1,9 +1,9 @@
 """The stage that learns from its own answers: which models take part, where they run, what is watched."""
 
 import re
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from configs.schema.objectives import Lora
 from configs.schema.ppo import PpoAlgorithm
@@ -33,12 +33,36 @@ class RewardSource(Node):
         return self
 
 
+RAYS_OWN = ("CPU", "GPU", "memory", "object_store_memory")
+
+
+def _own_names(amounts: dict[str, float]) -> dict[str, float]:
+    for kind, amount in amounts.items():
+        if kind in RAYS_OWN or amount <= 0:
+            raise ValueError(
+                f"{kind}: {amount:g}: give names that nodes offer by `ray start --resources`, with amounts above 0; CPUs and "
+                "GPUs are asked for by threads_per_rank and gpus_per_rank"
+            )
+    return amounts
+
+
+CustomResources = Annotated[
+    dict[str, float],
+    AfterValidator(_own_names),
+    Field(
+        description="What else a rank asks of its node, by the names of `ray start --resources` or of a cluster's node types, "
+        "e.g. {L4: 1}: it sends a role to one kind of machine."
+    ),
+]
+
+
 class RoleResources(Node):
     """What the actors of one role need."""
 
     ranks: PositiveInt = 1
     threads_per_rank: PositiveInt = 1
     gpus_per_rank: float = Field(default=0, ge=0, le=1)
+    custom_resources: CustomResources = Field(default_factory=dict)
 
 
 class EngineResources(Node):
@@ -47,6 +71,7 @@ class EngineResources(Node):
     ranks: PositiveInt = 1
     threads_per_rank: PositiveInt = 1
     gpus_per_rank: int = Field(default=0, ge=0, description="Tensor parallelism of one engine; not run on GPUs yet.")
+    custom_resources: CustomResources = Field(default_factory=dict)
     kv_cache_gib: float = Field(default=1.0, gt=0)
     max_num_seqs: PositiveInt = Field(default=64, description="Answers sampled at a time.")
 
@@ -58,6 +83,11 @@ class PpoResources(Node):
         default="separate", description="colocated: rank i of all roles shares a bundle, and they take turns."
     )
     strategy: Literal["PACK", "SPREAD", "STRICT_SPREAD"] = "PACK"
+    transfer: Literal["buckets", "nccl", "ipc"] = Field(
+        default="buckets",
+        description="How weights reach the samplers: through Ray's object store, or from GPU to GPU, nccl between separate ones "
+        "and ipc on shared ones (not run on GPUs yet).",
+    )
     policy: RoleResources = RoleResources()
     critic: RoleResources = RoleResources()
     reference: RoleResources = RoleResources()
@@ -66,6 +96,18 @@ class PpoResources(Node):
     reserve_timeout_s: float = Field(default=120, gt=0, description="For all of them to find room.")
     start_timeout_s: float = Field(default=1800, gt=0, description="For models to load and engines to start.")
     step_timeout_s: float = Field(default=3600, gt=0, description="For each phase of a step.")
+
+    @model_validator(mode="after")
+    def _transfer_has_gpus(self) -> Self:
+        if self.transfer == "buckets":
+            return self
+        placement = "separate" if self.transfer == "nccl" else "colocated"
+        if self.placement != placement or not (self.policy.gpus_per_rank and self.rollout.gpus_per_rank):
+            raise ValueError(
+                f"transfer: {self.transfer} goes from GPU to GPU with placement: {placement}; give policy and rollout "
+                "gpus_per_rank, or set transfer: buckets"
+            )
+        return self
 
 
 class Health(Node):
@@ -96,6 +138,11 @@ class PpoEvaluation(Node):
 
     every_steps: PositiveInt = 10
     prompts: PositiveInt = Field(default=32, description="Of the held-out split, the same ones every time.")
+    gold: RewardSource | None = Field(
+        default=None,
+        description="Judges held-out answers and teaches nothing: what `rewards` stand for, such as a reward model trained on "
+        "more pairs. Where it falls while the reward rises, it is said that the policy exploits the reward.",
+    )
 
 
 class PpoStage(Node):
@@ -108,6 +155,11 @@ class PpoStage(Node):
     reference: str | None = Field(
         default=None,
         description="Stage or artifact the KL is measured to; default: `model`. Not loaded with `kl.where: none`.",
+    )
+    reference_is_base: bool = Field(
+        default=False,
+        description="With `lora`: the KL is measured to the policy without its adapters, which the policy computes itself, so no "
+        "reference is loaded.",
     )
     critic: str | None = Field(
         default=None,
@@ -151,13 +203,31 @@ class PpoStage(Node):
             raise ValueError(
                 "lora.dropout: a policy with dropout is not the one that sampled, and its first ratios are not 1; leave it out"
             )
+        if self.reference_is_base:
+            self._require_base_is_start()
         if self.checkpoints.keep < 2:
             raise ValueError("checkpoints.keep must be 2 or more: policy and critic are saved one after the other")
         return self
 
+    def _require_base_is_start(self) -> None:
+        if self.lora is None or self.lora.train_whole or self.lora.start == "continue":
+            raise ValueError(
+                "reference_is_base: below the policy there must be the model it starts from: set `lora`, without train_whole and "
+                "with start: merge"
+            )
+        if self.reference is not None or not self.needs_reference:
+            raise ValueError(
+                "reference_is_base: remove `reference`, and set kl.where to reward or loss; or leave this out"
+            )
+
     @property
     def needs_reference(self) -> bool:
         return self.algorithm.kl.where != "none"
+
+    @property
+    def loads_reference(self) -> bool:
+        """Whether the reference is a model of its own."""
+        return self.needs_reference and not self.reference_is_base
 
     @property
     def needs_critic(self) -> bool:

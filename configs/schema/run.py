@@ -206,8 +206,10 @@ def stage_inputs(stage: Stage) -> list[Input]:
                 inputs.append(("reference", MODEL_KINDS, stage.reference))
             if stage.critic is not None:
                 inputs.append(("critic", (*MODEL_KINDS, "reward"), stage.critic))
-            judges = [(number, source.model) for number, source in enumerate(stage.rewards) if source.model is not None]
-            return inputs + [(f"rewards.{number}", ("reward",), name) for number, name in judges]
+            judges = [(f"rewards.{number}", source) for number, source in enumerate(stage.rewards)]
+            if stage.heldout is not None and stage.heldout.gold is not None:
+                judges.append(("heldout.gold", stage.heldout.gold))
+            return inputs + [(key, ("reward",), source.model) for key, source in judges if source.model is not None]
         case EvaluateStage():
             scored: list[Input] = [(f"models.{index}", MODEL_KINDS, name) for index, name in enumerate(stage.models)]
             sets: list[Input] = [

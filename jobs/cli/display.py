@@ -24,7 +24,8 @@ SHOWN = {
     "loss": "loss {:.3f}", "rewards/accuracies": "accuracy {:.2f}", "accuracy": "accuracy {:.2f}",
     "rewards/margins": "margin {:.2f}", "heldout/loss": "held-out {:.3f}", "heldout/accuracy": "held-out accuracy {:.2f}",
     "heldout/rewards/accuracies": "held-out accuracy {:.2f}", "grad_norm": "|grad| {:.2f}", "learning_rate": "lr {:.1e}",
-    "tokens_per_s": "{:.0f} tok/s", "rss_gib": "{:.1f} GiB",
+    "reward/score": "reward {:.3f}", "kl/per_answer": "KL {:.2f}", "heldout/score": "held-out {:.3f}",
+    "heldout/win_rate": "wins {:.0%}", "tokens_per_s": "{:.0f} tok/s", "rss_gib": "{:.1f} GiB",
 }  # fmt: skip
 """Metrics beside the bar, in this order, where a stage has them."""
 

@@ -105,7 +105,7 @@ def _show_ppo(stage: "PpoEstimate", console: Console) -> None:
     console.print(f"an engine samples {step.sampled_together} answers at a time", highlight=False)
     console.print(
         f"weight sync of {_gb(step.buckets.bytes)} GB: {_s(step.buckets.seconds)} in buckets ({_legs(step.buckets.legs)}); "
-        f"{_s(step.nccl.seconds)} over nccl, which the driver does not use yet",
+        f"{_s(step.nccl.seconds)} over nccl (resources.transfer: nccl)",
         highlight=False,
     )
     part, seconds = step.longest_part

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from configs.schema.ppo_stage import PpoStage
 from jobs.estimate.memory import Held, RankMemory, engine_memory, learner_memory, scorer_memory
 from jobs.estimate.shape import ModelShape
-from jobs.ppo.roles import CRITIC, POLICY, REFERENCE, ROLLOUT, reward_role
+from jobs.ppo.roles import CRITIC, GOLD, POLICY, REFERENCE, ROLLOUT, judges_of, reward_role
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def layout_of(stage: PpoStage) -> Layout:
     ranks = {POLICY: resources.policy.ranks}
     if stage.needs_critic:
         ranks[CRITIC] = resources.critic.ranks
-    if stage.needs_reference:
+    if stage.loads_reference:
         ranks[REFERENCE] = resources.reference.ranks
     ranks |= dict.fromkeys(judges(stage), resources.reward.ranks)
     ranks[ROLLOUT] = resources.rollout.ranks
@@ -68,9 +68,11 @@ def layout_of(stage: PpoStage) -> Layout:
     return Layout(ranks, max(1, engines.gpus_per_rank), engines.max_num_seqs, resources.placement == "colocated")
 
 
-def judges(stage: PpoStage) -> list[str]:
-    """Roles of the reward models."""
-    return [reward_role(number) for number, source in enumerate(stage.rewards) if source.model is not None]
+def judges(stage: PpoStage) -> dict[str, str]:
+    """Config keys of the reward models, by role."""
+    models = {role for role, source in judges_of(stage).items() if source.model is not None}
+    keys = {reward_role(number): f"rewards.{number}" for number in range(len(stage.rewards))} | {GOLD: "heldout.gold"}
+    return {role: key for role, key in keys.items() if role in models}
 
 
 def held_by(stage: PpoStage, models: PpoModels) -> dict[str, Held]:
@@ -85,7 +87,7 @@ def held_by(stage: PpoStage, models: PpoModels) -> dict[str, Held]:
     if stage.needs_critic:
         frozen = Held(models.critic, stage.precision, "values")
         held[CRITIC] = Held(models.critic, stage.precision, "values", frozen.parameters, stage.critic_optimizer.state)
-    if stage.needs_reference:
+    if stage.loads_reference:
         held[REFERENCE] = Held(models.reference, stage.precision, "logprobs")
     return held | {role: Held(shape, stage.precision, "scores") for role, shape in models.rewards.items()}
 

@@ -32,6 +32,9 @@ CURVES = {
     "loss": "training loss", "heldout/loss": "held-out loss", "general/loss": "loss on general text",
     "heldout/accuracy": "held-out accuracy", "heldout/rewards/accuracies": "held-out accuracy",
     "rewards/margins": "margin of rewards", "kl": "KL to the reference",
+    "reward/score": "reward of answers", "heldout/score": "held-out reward", "heldout/gold": "held-out gold reward",
+    "heldout/win_rate": "held-out answers better than at the start", "kl/per_answer": "KL to the reference, nats an answer",
+    "answers/tokens": "tokens of an answer",
 }  # fmt: skip
 """Drawn of every training stage that has them, in this order."""
 

@@ -1,26 +1,29 @@
 """All actors of a PPO stage: who there is, how they start, what the driver asks of them all.
 
-roles_of(job) --reserve--> placement --Cast.start--> policy, critic, reference, rewards (groups), samplers
+roles_of(job) --reserve--> placement --Cast.spawned, start--> policy, critic, reference, rewards (groups), samplers
 sample -> stream of unit handles -> judge: every unit to every scorer as soon as it is there
 """
 
 import contextlib
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError
+from ray.exceptions import RayActorError
 
-from cluster.group import ActorGroup, GroupTimeout, Rendezvous, gather, spawn
+from cluster.group import ActorGroup, Calls, GroupTimeout, Rendezvous, gather, spawn
 from cluster.placement import Placement
+from cluster.storage import Store
 from cluster.weights import WeightSyncFailed
 from configs.errors import RunFailed, user_error_inside
+from configs.schema.ppo_stage import RewardSource
 from jobs.ppo.job import Asked, Handle, Judged, PpoJob
 from jobs.ppo.learners import Critic, Policy
 from jobs.ppo.offer import Announced, Synced
 from jobs.ppo.prompts import PromptTable, asked_prompts, deal, requests_for
-from jobs.ppo.roles import CRITIC, POLICY, REFERENCE, ROLLOUT, reward_role
+from jobs.ppo.roles import CRITIC, GOLD, POLICY, REFERENCE, ROLLOUT, reward_role
 from jobs.ppo.sampler import Sampler
 from jobs.ppo.scorers import FunctionScorer, Scorer
 
@@ -29,11 +32,17 @@ SYNC_TRIES = 2
 
 
 ANSWER_S = 2.0
-"""In which an idle actor answers; Ray knows at once of one that is dead."""
+"""In which an idle actor answers; of one that died on a living host Ray knows at once."""
+DEATH_KNOWN_S = 40.0
+"""Ray took 33 s to give up a host that was silent; until then its actors look as if they were busy."""
 
 
 class SamplersLost(RunFailed):
-    """An engine ended while it was sampling; the weights it had are still with the policy."""
+    """An engine ended while it sampled or took weights; the policy has them still."""
+
+
+class ActorsLost(RunFailed):
+    """Some actor has died; the others of its group wait in vain."""
 
 
 @dataclass
@@ -46,47 +55,55 @@ class Cast:
     critic: ActorGroup | None
     reference: ActorGroup | None
     rewards: list[tuple[float, ActorGroup]]
+    gold: ActorGroup | None
     samplers: ActorGroup
 
     @classmethod
-    def start(cls, job: PpoJob, placement: Placement, checkpoint: int | None) -> "Cast":
-        """Starts all of them at once; each policy and critic at the state after step `checkpoint`."""
+    def spawned(cls, job: PpoJob, placement: Placement) -> "Cast":
+        """Processes for all of them; `start` is next, and `end` whatever happens."""
         stage = job.stage
-        cast = cls(
+
+        def judge(role: str, source: RewardSource, model: Store | None) -> ActorGroup:
+            if source.function is not None:
+                return spawn(role, _actor(FunctionScorer), placement, {}, job, source.function)
+            return spawn(role, _actor(Scorer), placement, {}, job, model, True)
+
+        gold = None if stage.heldout is None else stage.heldout.gold
+        return cls(
             job, placement,
             spawn(POLICY, _actor(Policy), placement, {}, job),
             spawn(CRITIC, _actor(Critic), placement, {}, job) if stage.needs_critic else None,
-            spawn(REFERENCE, _actor(Scorer), placement, {}, job, job.reference, False) if stage.needs_reference else None,
+            spawn(REFERENCE, _actor(Scorer), placement, {}, job, job.reference, False) if stage.loads_reference else None,
             [
-                (source.weight, spawn(reward_role(number), _actor(Scorer), placement, {}, job, job.rewards[number], True))
-                if source.function is None
-                else (source.weight, spawn(reward_role(number), _actor(FunctionScorer), placement, {}, job, source.function))
+                (source.weight, judge(reward_role(number), source, job.rewards.get(number)))
                 for number, source in enumerate(stage.rewards)
             ],
+            None if gold is None else judge(GOLD, gold, job.gold),
             spawn(ROLLOUT, _actor(Sampler), placement, {}, job),
         )  # fmt: skip
-        try:
-            cast._start_all(checkpoint)
-        except BaseException:
-            cast.end()
-            raise
-        return cast
 
-    def _start_all(self, checkpoint: int | None) -> None:
+    def start(self, checkpoint: int | None) -> None:
+        """Starts all of them at once; policy and critic at the state after step `checkpoint`."""
         timeout_s = self.job.stage.resources.start_timeout_s
-        starting = self.samplers.all(lambda sampler: sampler.start.remote())
+        starting = [(self.samplers, self.samplers.all(lambda sampler: sampler.start.remote()))]
         for group in self._groups():
-            host, port = gather([group.ranks[0].meeting_point.remote()], timeout_s, f"starting {group.role}")[0]
-            for number, rank in enumerate(group.ranks):
-                meeting = Rendezvous(host, port, number, len(group.ranks))
-                learns = group is self.policy or group is self.critic
-                starting.append(rank.start.remote(meeting, checkpoint) if learns else rank.start.remote(meeting))
+            host, port = gather([(group, [group.ranks[0].meeting_point.remote()])], timeout_s, "starting")[0]
+            learns = group is self.policy or group is self.critic
+            known = (checkpoint,) if learns else ()
+            meetings = [Rendezvous(host, port, number, len(group.ranks)) for number in range(len(group.ranks))]
+            starting.append(
+                (group, [rank.start.remote(at, *known) for rank, at in zip(group.ranks, meetings, strict=True)])
+            )
         gather(starting, timeout_s, "starting")
 
     def _groups(self) -> list[ActorGroup]:
         """All but the samplers, which are no group: each is one alone."""
-        found = [self.policy, self.critic, self.reference, *(group for _, group in self.rewards)]
+        found = [self.policy, self.critic, self.reference, *(group for _, group in self.rewards), self.gold]
         return [group for group in found if group is not None]
+
+    def learners_do(self, call: Callable[[Any], Any]) -> Calls:
+        """The same of every rank of policy and critic."""
+        return [(group, group.all(call)) for group in (self.policy, self.critic) if group is not None]
 
     def sample(self, table: PromptTable, asked: Asked) -> list[Any]:
         """Begins to sample; a stream of unit handles for every engine."""
@@ -100,8 +117,10 @@ class Cast:
             if units
         ]
 
-    def judge(self, asked: Asked, streams: list[Any], *, with_values: bool = True) -> Judged:
+    def judge(self, asked: Asked, streams: list[Any]) -> Judged:
         """Sends every unit to all who judge, as soon as it is there; returns when the last was sampled.
+
+        Answers to learn from get the critic's values; held-out ones are judged by the gold reward too.
 
         Raises:
             SamplersLost, GroupTimeout.
@@ -113,9 +132,21 @@ class Cast:
                 handles += group.all(lambda rank, unit=unit: rank.score.remote(asked, [unit]))
             if self.reference is not None:
                 judged.reference.extend(self.reference.all(lambda rank, unit=unit: rank.score.remote(asked, [unit])))
-            if self.critic is not None and with_values:
+            elif self.job.stage.needs_reference:
+                judged.reference.extend(self.policy.all(lambda rank, unit=unit: rank.base_logprobs.remote([unit])))
+            if self.gold is not None and asked.split == "heldout":
+                judged.gold.extend(self.gold.all(lambda rank, unit=unit: rank.score.remote(asked, [unit])))
+            if self.critic is not None and asked.split == "train":
                 judged.values.extend(self.critic.all(lambda rank, unit=unit: rank.score.remote(asked, [unit])))
         return judged
+
+    def calls_in(self, judged: Judged) -> Calls:
+        """Who owes what is in `judged`: policy and critic wait for it when they learn."""
+        found = [(group, handles) for (_, group), (_, handles) in zip(self.rewards, judged.scores, strict=True)]
+        found += [(self.reference or self.policy, judged.reference)]
+        found += [(self.gold, judged.gold)] if self.gold is not None else []
+        found += [(self.critic, judged.values)] if self.critic is not None else []
+        return [*found, (self.policy, judged.old)]
 
     def _units(self, streams: list[Any]) -> Iterator[Handle]:
         waiting = list(streams)
@@ -123,76 +154,98 @@ class Cast:
         while waiting:
             ready, _ = ray.wait(waiting, num_returns=1, timeout=timeout_s, fetch_local=False)
             if not ready:
-                raise GroupTimeout(f"sampling: {len(waiting)} engines have finished no unit for {timeout_s:g} s")
+                late = ", ".join(self.samplers.name_of(streams.index(stream)) for stream in waiting)
+                raise GroupTimeout(f"sampling: {late} has finished no unit for {timeout_s:g} s")
             stream: Any = ready[0]
             try:
                 yield next(stream)
             except StopIteration:
                 waiting.remove(stream)
-                self._require_complete(stream)
-
-    def _require_complete(self, stream: Any) -> None:
-        try:
-            ray.get(stream.completed())
-        except RayActorError as error:
-            raise SamplersLost(f"an engine ended while it was sampling: {error}") from error
+                try:
+                    ray.get(stream.completed())
+                except RayActorError as error:
+                    name = self.samplers.name_of(streams.index(stream))
+                    raise SamplersLost(f"{name} ended while it was sampling") from error
 
     def sync(self, version: int, probe: bool) -> Synced:
         """Brings the policy's weights to all samplers; what the worst of them says.
 
         Raises:
             WeightSyncFailed: a sampler has refused them twice.
+            SamplersLost: one ended.
         """
-        timeout_s = self.job.stage.resources.step_timeout_s
         for attempt in range(1, SYNC_TRIES + 1):
-            offers = self.policy.all(lambda rank: rank.announce.remote(version, probe))
-            announced: Announced = gather(offers, timeout_s, "gathering weights")[0]
             try:
-                said = gather(
-                    self.samplers.all(lambda sampler, offer=announced: sampler.sync.remote(offer)),
-                    timeout_s,
-                    "weight sync",
-                )
+                said = self._offer(version, probe)
             except WeightSyncFailed as error:
                 if attempt == SYNC_TRIES:
                     raise user_error_inside(error) or error from None
                 self._reload_all()
                 continue
+            except RayActorError as error:
+                name = self.dead(ANSWER_S, [self.samplers]) or self.samplers.role
+                raise SamplersLost(f"{name} ended while it took weights") from error
             return Synced(max(one.mismatch for one in said), min(one.position for one in said))
         raise AssertionError(version)
 
+    def _offer(self, version: int, probe: bool) -> list[Synced]:
+        resources = self.job.stage.resources
+        timeout_s = resources.step_timeout_s
+        if resources.transfer != "buckets":
+            sent = self.policy.all(lambda rank: rank.send.remote(version, probe, self.samplers.ranks))
+            return gather([(self.policy, sent)], timeout_s, "weight sync")[0]
+        offers = self.policy.all(lambda rank: rank.announce.remote(version, probe))
+        announced: Announced = gather([(self.policy, offers)], timeout_s, "gathering weights")[0]
+        taking = self.samplers.all(lambda sampler: sampler.sync.remote(announced))
+        return gather([(self.samplers, taking)], timeout_s, "weight sync")
+
     def _reload_all(self) -> None:
         """Those that have taken the version would refuse it a second time."""
-        gather(
-            self.samplers.all(lambda sampler: sampler.reload.remote()),
-            self.job.stage.resources.start_timeout_s,
-            "reload",
-        )
+        reloading = self.samplers.all(lambda sampler: sampler.reload.remote())
+        gather([(self.samplers, reloading)], self.job.stage.resources.start_timeout_s, "reload")
 
     def restart_samplers(self) -> None:
-        """New engines in the places of the old ones, with the weights of the model directory."""
+        """New engines in the places of the old ones, with the weights of the model directory.
+
+        Raises:
+            ActorsLost: others than samplers are dead too, or the host of one is lost and there is no other.
+        """
+        resources = self.job.stage.resources
         self.samplers.end()
+        if also := self.dead(ANSWER_S, self._groups()):
+            raise ActorsLost(f"with it {also} ended")
+        if not self.placement.is_whole(resources.reserve_timeout_s):
+            raise ActorsLost(
+                f"the host of an engine is lost, and for {resources.reserve_timeout_s:g} s there was no other"
+            )
         self.samplers = spawn(ROLLOUT, _actor(Sampler), self.placement, {}, self.job)
         starting = self.samplers.all(lambda sampler: sampler.start.remote())
-        gather(starting, self.job.stage.resources.start_timeout_s, "starting engines again")
+        gather([(self.samplers, starting)], resources.start_timeout_s, "starting engines again")
 
     def busy_s(self) -> dict[str, float]:
         """How long the busiest rank of each role has worked since the last call."""
-        groups = [*self._groups(), self.samplers]
-        asked = {group.role: group.all(lambda rank: rank.busy_s.remote()) for group in groups}
+        asked = [(group, group.all(lambda rank: rank.busy_s.remote())) for group in [*self._groups(), self.samplers]]
         timeout_s = self.job.stage.resources.step_timeout_s
-        return {role: max(gather(handles, timeout_s, f"{role}'s clock")) for role, handles in asked.items()}
+        return {call[0].role: max(gather([call], timeout_s, "its clock")) for call in asked}
 
-    def has_lost_one(self) -> bool:
-        """Whether some actor is dead; one that is busy is not."""
-        for rank in (rank for group in [*self._groups(), self.samplers] for rank in group.ranks):
+    def dead(self, within_s: float, groups: Sequence[ActorGroup] | None = None) -> str | None:
+        """The name of an actor that turns out to be dead; returns at once where all answer, who is busy is waited for."""
+        everybody = [*self._groups(), self.samplers] if groups is None else groups
+        asked = {
+            rank.busy_s.remote(): group.name_of(number)
+            for group in everybody
+            for number, rank in enumerate(group.ranks)
+        }
+        waiting, deadline = list(asked), time.monotonic() + within_s
+        while waiting:
+            ready, waiting = ray.wait(waiting, num_returns=1, timeout=max(0.0, deadline - time.monotonic()))
+            if not ready:
+                return None
             try:
-                ray.get(rank.busy_s.remote(), timeout=ANSWER_S)
+                ray.get(ready)
             except RayActorError:
-                return True
-            except GetTimeoutError:
-                continue
-        return False
+                return asked[ready[0]]
+        return None
 
     def end(self) -> None:
         """Ends all actors, whatever state they are in."""

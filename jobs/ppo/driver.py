@@ -20,11 +20,12 @@ from cluster import kill_points
 from cluster.group import GroupTimeout, gather
 from cluster.placement import reserve
 from configs.errors import RunFailed, user_error_inside
-from jobs.ppo.cast import Cast, SamplersLost
+from jobs.ppo.cast import ANSWER_S, DEATH_KNOWN_S, ActorsLost, Cast, SamplersLost
 from jobs.ppo.health import HealthCheck
-from jobs.ppo.heldout import evaluate
+from jobs.ppo.heldout import evaluate, for_people
 from jobs.ppo.job import Asked, Judged, PpoJob
 from jobs.ppo.learners import Control, Updated
+from jobs.ppo.offer import Synced
 from jobs.ppo.progress import Progress, after_step, resume
 from jobs.ppo.prompts import PromptTable, read_prompts
 from jobs.ppo.roles import roles_of
@@ -38,10 +39,6 @@ class Listener:
     metrics: Callable[[dict[str, float]], None]
     say: Callable[[str], None]
     stop_asked: Callable[[], bool]
-
-
-class ActorsLost(RunFailed):
-    """Some actor has died; the others of its group wait in vain."""
 
 
 def run_ppo(job: PpoJob, listener: Listener) -> Ending:
@@ -60,7 +57,7 @@ def run_ppo(job: PpoJob, listener: Listener) -> Ending:
                 roles_of(stage), resources.placement, resources.strategy, resources.reserve_timeout_s
             ) as placement:
                 return _one_life(job, placement, listener)
-        except (ActorsLost, RayActorError, GroupTimeout) as lost:
+        except (ActorsLost, SamplersLost, RayActorError, GroupTimeout) as lost:
             losses += 1
             if losses > stage.checkpoints.max_failures:
                 raise RunFailed(f"{job.name}: actors were lost {losses} times, the last time: {lost}") from lost
@@ -70,14 +67,16 @@ def run_ppo(job: PpoJob, listener: Listener) -> Ending:
 def _one_life(job: PpoJob, placement: Any, listener: Listener) -> Ending:
     """From the newest checkpoint to the end, or to the loss of an actor."""
     progress = resume(job)
-    cast = Cast.start(job, placement, progress.step or None)
+    cast = Cast.spawned(job, placement)
     try:
+        cast.start(progress.step or None)
         return _steps(job, cast, progress, listener)
-    except RayTaskError as error:
-        # Where one rank dies, those that wait for it raise what torch.distributed says.
-        if cast.has_lost_one():
-            raise ActorsLost(str(error).splitlines()[-1]) from error
-        raise user_error_inside(error) or error from None
+    except (RayActorError, RayTaskError) as error:
+        # Where one rank dies, those that wait for it raise what torch.distributed says, at times before Ray knows.
+        ours = user_error_inside(error)
+        if lost := cast.dead(DEATH_KNOWN_S if ours is None else ANSWER_S):
+            raise ActorsLost(f"{lost} ended") from error
+        raise ours or error from None
     finally:
         cast.end()
 
@@ -127,7 +126,7 @@ def _steps(job: PpoJob, cast: Cast, progress: Progress, listener: Listener) -> E
         updated = _update(cast, judged, progress)
         clock.ended("update")
         kill_points.reach("ppo_updated")
-        synced = cast.sync(progress.step + 1, stage.health.probes(progress.step))
+        synced = _synced(cast, progress.step + 1, stage.health.probes(progress.step), listener)
         clock.ended("sync")
         seen = {"sync/mismatch": synced.mismatch, "sync/position": synced.position}
         numbers = clock.numbers(cast.busy_s(), updated.actions)
@@ -138,33 +137,43 @@ def _steps(job: PpoJob, cast: Cast, progress: Progress, listener: Listener) -> E
             sampling = cast.sample(train, Asked("train", progress.step))
         if heldout is not None and stage.heldout and (last or progress.step % stage.heldout.every_steps == 0):
             progress = _measured(job, cast, heldout, progress, listener)
+            health.check_heldout(progress.history)
         stopping = listener.stop_asked() and not last
         if last or stopping or progress.step % stage.checkpoints.every_steps == 0:
             _save(cast, progress)
+            kill_points.reach("ppo_saving")
         if stopping:
             _settle(cast)
             return Ending.STOPPED
     _settle(cast)
-    gather(cast.policy.all(lambda rank: rank.export.remote()), stage.resources.start_timeout_s, "export")
+    exporting = cast.policy.all(lambda rank: rank.export.remote())
+    gather([(cast.policy, exporting)], stage.resources.start_timeout_s, "export")
     job.output.write_json("history.json", list(progress.history))
     return Ending.FINISHED
 
 
-def _judged(cast: Cast, train: PromptTable, asked: Asked, sampling: list[Any], listener: Listener) -> Judged:
-    """The step's answers; where an engine ends meanwhile, others take the engines' places and sample all of it again.
-
-    At the end every answer is judged, so that what goes wrong there is told before anything is learnt from it.
-    """
+def _judged(cast: Cast, table: PromptTable, asked: Asked, sampling: list[Any], listener: Listener) -> Judged:
+    """The answers of a step or an evaluation; where an engine ends meanwhile, all of them are sampled again by new engines."""
     for _ in range(1 + cast.job.stage.checkpoints.max_failures):
         try:
             return cast.judge(asked, sampling)
         except SamplersLost as lost:
-            listener.say(f"step {asked.step + 1}: {str(lost).splitlines()[0]}; starting engines again, sampling again")
+            listener.say(f"{lost}; starting engines again, sampling again")
             cast.restart_samplers()
             if asked.step:
                 cast.sync(asked.step, probe=True)
-            sampling = cast.sample(train, asked)
-    raise ActorsLost(f"step {asked.step + 1}: engines ended in every attempt")
+            sampling = cast.sample(table, asked)
+    raise ActorsLost(f"after step {asked.step}: engines ended in every attempt")
+
+
+def _synced(cast: Cast, version: int, probe: bool, listener: Listener) -> Synced:
+    """What samplers say of the weights they took; where an engine ends meanwhile, new ones take them."""
+    try:
+        return cast.sync(version, probe)
+    except SamplersLost as lost:
+        listener.say(f"{lost}; starting engines again")
+        cast.restart_samplers()
+        return cast.sync(version, probe=True)
 
 
 def _update(cast: Cast, judged: Judged, progress: Progress) -> Updated:
@@ -172,32 +181,29 @@ def _update(cast: Cast, judged: Judged, progress: Progress) -> Updated:
     stage, step = cast.job.stage, progress.step
     judged = replace(judged, old=cast.policy.all(lambda rank: rank.old_logprobs.remote(judged.units, step)))
     control = Control(step, progress.kl.coefficient, progress.scale, stage.health.probes(step))
-    learning = cast.policy.all(lambda rank: rank.update.remote(judged, control))
-    if cast.critic is not None:
-        learning += cast.critic.all(lambda rank: rank.update.remote(judged, control))
-    done: list[Updated] = gather(learning, stage.resources.step_timeout_s, "update")
+    learning = cast.learners_do(lambda rank: rank.update.remote(judged, control))
+    done: list[Updated] = gather(learning, stage.resources.step_timeout_s, "update", needs=cast.calls_in(judged))
     metrics = {**done[-1].metrics, **done[0].metrics}  # of the critic, where there is one, and of the policy
     return replace(done[0], metrics=metrics)
 
 
 def _measured(job: PpoJob, cast: Cast, heldout: PromptTable, progress: Progress, listener: Listener) -> Progress:
-    progress = evaluate(job, cast, heldout, progress)
-    shown = {name: value for name, value in progress.history[-1].items() if name.startswith("heldout/")}
-    listener.metrics({"step": float(progress.step), **{n: v for n, v in shown.items() if "start_score" not in n}})
+    asked = Asked("heldout", progress.step)
+    judged = _judged(cast, heldout, asked, cast.sample(heldout, asked), listener)
+    progress = evaluate(job, cast, judged, progress)
+    listener.metrics({"step": float(progress.step), **for_people(progress.history[-1])})
     return progress
 
 
 def _save(cast: Cast, progress: Progress) -> None:
+    """Begins to. Not before both have committed what they saved last: one that is ahead would prune what both have."""
+    _settle(cast)
     history = list(progress.history)
-    saving = cast.policy.all(lambda rank: rank.save.remote(progress.step, history))
-    if cast.critic is not None:
-        saving += cast.critic.all(lambda rank: rank.save.remote(progress.step, history))
+    saving = cast.learners_do(lambda rank: rank.save.remote(progress.step, history))
     gather(saving, cast.job.stage.resources.step_timeout_s, "checkpoint")
 
 
 def _settle(cast: Cast) -> None:
     """Returns when what was saved is committed."""
-    saving = cast.policy.all(lambda rank: rank.settle.remote())
-    if cast.critic is not None:
-        saving += cast.critic.all(lambda rank: rank.settle.remote())
-    gather(saving, cast.job.stage.resources.step_timeout_s, "checkpoint")
+    settling = cast.learners_do(lambda rank: rank.settle.remote())
+    gather(settling, cast.job.stage.resources.step_timeout_s, "checkpoint")

@@ -1,9 +1,43 @@
 """Reward functions to start from; any `module:function` of the checkout can stand in their place."""
 
+import re
 from typing import Any
 
 WANTED_WORDS = 20
 """Two short sentences."""
+FEWEST_WORDS = 5
+"""Of less the formula says nothing."""
+
+
+WORD = re.compile(r"[A-Za-z]+")
+VOWELS = re.compile(r"[aeiouy]+", re.IGNORECASE)
+SENTENCE_END = re.compile(r"[.!?]+(?=\s|$)")
+
+
+def reading_ease(completions: list[list[dict[str, str]]], **columns: Any) -> list[float]:
+    """How easily an answer reads: Flesch's formula (1948) over 100, cut off at 0 and 1.2; 0 for less than FEWEST_WORDS words.
+
+    About 0.3 for an abstract of a paper, 0.9 for a fairy tale. Syllables are counted as groups of vowels, a silent e left out.
+    """
+    del columns
+    eases = []
+    for completion in completions:
+        text = completion[0]["content"]
+        words = WORD.findall(text)
+        if len(words) < FEWEST_WORDS:
+            eases.append(0.0)
+            continue
+        syllables = sum(_syllables(word) for word in words)
+        sentences = max(1, len(SENTENCE_END.findall(text)))
+        ease = 206.835 - 1.015 * len(words) / sentences - 84.6 * syllables / len(words)
+        eases.append(min(1.2, max(0.0, ease / 100)))
+    return eases
+
+
+def _syllables(word: str) -> int:
+    found = len(VOWELS.findall(word))
+    silent = word.lower().endswith("e") and not word.lower().endswith("le")
+    return max(1, found - silent)
 
 
 def brevity(completions: list[list[dict[str, str]]], finished: list[bool], **columns: Any) -> list[float]:

@@ -8,7 +8,7 @@ values -----------------------------+
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import numpy as np
@@ -37,6 +37,8 @@ class Experience:
     values: Column
     old: Column
     answers_per_prompt: int
+    gold: Scores = field(default_factory=dict)
+    """Of held-out answers, where a judge is there that nobody learns from."""
 
     def tokens_of_prompts(self) -> dict[int, int]:
         """`tokens_by_prompt` of all of them."""
@@ -84,6 +86,7 @@ def fetch(judged: Judged, answers_per_prompt: int) -> Experience:
         _merged(judged.values),
         _merged(judged.old),
         answers_per_prompt,
+        _merged(judged.gold),
     )
 
 
@@ -177,33 +180,37 @@ def estimate(
 
 @dataclass(frozen=True)
 class Watched:
-    """Numbers of answers that nobody learns from."""
+    """Numbers of answers that nobody learns from; `by_prompt[name]` holds means over the answers to each prompt."""
 
     metrics: dict[str, float]
-    scores_by_prompt: dict[int, float]
-    """Mean over the answers to each prompt."""
+    by_prompt: dict[str, dict[int, float]]
 
 
 def watched(experience: Experience) -> Watched:
-    """Score, KL to the reference (k1, nats an answer), length in tokens, share of answers that end."""
-    rollouts = experience.rollouts(list(experience.answers))
-    numbers = [experience.number(rollout) for rollout in rollouts]
-    by_prompt = {
-        prompt: float(np.mean([experience.scores[experience.number(answer)] for answer in answers]))
-        for prompt, answers in experience.answers.items()
-    }
-    metrics = {
-        "score": float(np.mean([experience.scores[number] for number in numbers])),
-        "tokens": float(np.mean([len(rollout.answer_ids) for rollout in rollouts])),
-        "end_rate": float(np.mean([rollout.finished for rollout in rollouts])),
+    """Score, length in tokens, share of answers that end; KL to the reference (k1, nats an answer) and gold score if known."""
+    answers = {experience.number(answer): answer for answer in experience.rollouts(list(experience.answers))}
+    seen = {
+        "score": experience.scores,
+        "tokens": {number: float(len(answer.answer_ids)) for number, answer in answers.items()},
+        "end_rate": {number: float(answer.finished) for number, answer in answers.items()},
     }
     if experience.reference:
-        kl = [
-            float((experience.old[number].astype(np.float64) - experience.reference[number]).sum())
-            for number in numbers
-        ]
-        metrics["kl_per_answer"] = float(np.mean(kl))
-    return Watched(metrics, by_prompt)
+        seen["kl_per_answer"] = {
+            number: float((experience.old[number].astype(np.float64) - experience.reference[number]).sum())
+            for number in answers
+        }
+    if experience.gold:
+        seen["gold"] = experience.gold
+    by_prompt = {
+        name: {
+            prompt: float(np.mean([values[experience.number(answer)] for answer in of_prompt]))
+            for prompt, of_prompt in experience.answers.items()
+        }
+        for name, values in seen.items()
+    }
+    return Watched(
+        {name: float(np.mean([values[number] for number in answers])) for name, values in seen.items()}, by_prompt
+    )
 
 
 def as_column(experience_numbers: Sequence[int], values: Sequence[Tensor]) -> Column:

@@ -4,19 +4,26 @@
                                        \\--SamplerClient--> RolloutEngine's verbs: manifest, state, probe as with buckets
 
 Bytes are not hashed on this road; names, types, shapes and versions are, and the probe sees what is computed with them. Every
-rank calls `send_on_gpus`. Unlike on a CPU, the learner's process imports vLLM.
+rank of the policy calls `send_to`. Unlike on a CPU, the learner's process imports vLLM.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
+import ray
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from vllm.distributed.weight_transfer import ParamMeta, WeightSource, WeightTransferTrainerFactory
 from vllm.distributed.weight_transfer.base import TrainerInitInfo
+from vllm.distributed.weight_transfer.ipc_engine import IPCTrainerInitInfo
+from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
 
+from cluster.group import meeting_point
 from cluster.weights import Manifest
+from configs.schema.ppo_stage import PpoResources
+from jobs.ppo.offer import Synced
 from jobs.ppo.probe import Probe, ProbeReading
 from jobs.train.broadcast import whole_tensors
 from jobs.train.export import is_first_rank
@@ -75,6 +82,45 @@ class SamplerClient:
     def finish_weight_update(self, weight_version: str | None = None) -> None:
         """The version is the manifest's."""
         self.reading = self.sampler.finish_weight_update((), self.probe)
+
+
+@dataclass(frozen=True)
+class RemoteSampler:
+    """The verbs of a sampler's actor, each waited for."""
+
+    actor: Any
+    timeout_s: float
+
+    def init_weight_transfer(self, init_info: dict[str, Any]) -> None:
+        self._wait(self.actor.init_weight_transfer.remote(init_info))
+
+    def start_weight_update(self, manifest: Manifest) -> None:
+        self._wait(self.actor.start_weight_update.remote(manifest))
+
+    def receive_weights(self, update_info: dict[str, Any]) -> None:
+        self._wait(self.actor.receive_weights.remote(update_info))
+
+    def finish_weight_update(self, digests: tuple[str, ...], probe: Probe | None) -> ProbeReading | None:
+        return self._wait(self.actor.finish_weight_update.remote(digests, probe))
+
+    def _wait(self, handle: Any) -> Any:
+        return ray.get(handle, timeout=self.timeout_s)
+
+
+def send_to(
+    actors: Sequence[Any], learner: Learner, manifest: Manifest, probe: Probe | None, resources: PpoResources
+) -> list[Synced] | None:
+    """The weights to one sampler after the other; on rank 0 what each says. Collective over the ranks of the policy."""
+    rank, said = dist.get_rank(), []
+    for actor in actors:
+        if resources.transfer == "ipc":
+            route: TrainerInitInfo = IPCTrainerInitInfo(rank=rank)
+        else:
+            host, port = meeting_point()
+            route = NCCLTrainerInitInfo(host, port, 1 + resources.rollout.gpus_per_rank, rank=rank)
+        reading = send_on_gpus(learner, manifest, RemoteSampler(actor, resources.step_timeout_s), probe, route)
+        said.append(Synced.of(reading))
+    return said if is_first_rank() else None
 
 
 def send_on_gpus(

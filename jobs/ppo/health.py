@@ -3,7 +3,7 @@
 metrics of a step --check--> nothing, a sentence, or PolicyUnhealthy
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from configs.errors import RunFailed
 from configs.schema.ppo_stage import PpoStage
@@ -52,6 +52,23 @@ class HealthCheck:
             self._once("clip", f"step {step}: over half of the actions are clipped; lower optimizer.learning_rate")
         if metrics["reward/score_deviation"] == 0:
             self._once("flat", f"step {step}: all answers have the same score, so there is nothing to learn from")
+
+    def check_heldout(self, history: Sequence[Mapping[str, float]]) -> None:
+        """Says where the reward has risen while the gold reward has fallen from its best, by more than two standard errors."""
+        seen = [entry for entry in history if "heldout/gold_change" in entry]
+        if not seen:
+            return
+        start = next(entry for entry in history if "heldout/score" in entry)
+        now, best = seen[-1], max([start, *seen], key=lambda entry: entry.get("heldout/gold_change", 0.0))
+        fall = best.get("heldout/gold_change", 0.0) - now["heldout/gold_change"]
+        if fall > 2 * now["heldout/gold_change_error"] and now["heldout/score"] > best["heldout/score"]:
+            rose = f"from {best['heldout/score']:.2f} to {now['heldout/score']:.2f}"
+            self._once(
+                "gold",
+                f"step {int(now['step'])}: since step {int(best['step'])} the held-out reward rose {rose} while the gold reward "
+                f"fell by {fall:.2f}: the policy exploits its reward. The better model is the earlier one: train fewer steps, "
+                "raise algorithm.kl.coef, or train a better reward model",
+            )
 
     def _once(self, topic: str, sentence: str) -> None:
         if topic not in self._said:

@@ -1,47 +1,91 @@
 """Held-out prompts answered by the policy as it is, held against the answers of the model it started from.
 
-prompts of the held-out split --sample, judge--> scores of every answer --> reward, KL, length, end rate, win rate
+judged answers to held-out prompts --watch--> means of every prompt --against those of the start--> numbers to watch
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
+
+import numpy as np
 
 from cluster.group import gather
 from jobs.ppo.cast import Cast
 from jobs.ppo.experience import Watched
-from jobs.ppo.job import Asked, PpoJob
+from jobs.ppo.job import Judged, PpoJob
 from jobs.ppo.progress import Progress
-from jobs.ppo.prompts import PromptTable
 
-START = "heldout/start_score_"
-"""Prefix of the start model's mean score for each prompt, which later ones are compared with; in the history, so that a
-resumed run compares with the same."""
+HELDOUT = "heldout/"
+START = "heldout/start_"
+"""Prefix of what the start model's answers to each prompt were, `heldout/start_score_7`, which later ones are compared with; in
+the history, so that a resumed run compares with the same."""
+COMPARED = ("score", "tokens", "gold")
 
 
-def evaluate(job: PpoJob, cast: Cast, table: PromptTable, progress: Progress) -> Progress:
-    """The history with held-out numbers of the policy after `progress.step` steps; collective over all actors.
+def evaluate(job: PpoJob, cast: Cast, judged: Judged, progress: Progress) -> Progress:
+    """The history with held-out numbers of the policy after `progress.step` steps.
 
     The same prompts and seeds every time, so that two evaluations differ by the policy alone.
     """
-    asked = Asked("heldout", progress.step)
-    judged = cast.judge(asked, cast.sample(table, asked), with_values=False)
     old = [
         handle
         for unit in judged.units
-        for handle in cast.policy.all(lambda rank, unit=unit: rank.logprobs.remote(asked, [unit]))
+        for handle in cast.policy.all(lambda rank, unit=unit: rank.logprobs.remote([unit]))
     ]
+    judged = replace(judged, old=old)
+    watching = [(cast.policy, [cast.policy.ranks[0].watch.remote(judged)])]
     timeout_s = job.stage.resources.step_timeout_s
-    found: Watched = gather([cast.policy.ranks[0].watch.remote(replace(judged, old=old))], timeout_s, "evaluation")[0]
-    scores = found.scores_by_prompt
-    start = {
-        int(name.removeprefix(START)): value
-        for entry in progress.history
-        for name, value in entry.items()
-        if name.startswith(START)
-    }
-    entry = {"step": float(progress.step), **{f"heldout/{name}": value for name, value in found.metrics.items()}}
-    if not start:
-        entry |= {f"{START}{prompt}": score for prompt, score in scores.items()}
+    found: Watched = gather(watching, timeout_s, "evaluation", needs=cast.calls_in(judged))[0]
+    entry = {"step": float(progress.step), **{f"{HELDOUT}{name}": value for name, value in found.metrics.items()}}
+    start = _start(progress)
+    if start:
+        entry |= {f"{HELDOUT}{name}": value for name, value in against_start(found.by_prompt, start).items()}
     else:
-        wins = [(score > start[prompt]) + 0.5 * (score == start[prompt]) for prompt, score in scores.items()]
-        entry["heldout/win_rate"] = sum(wins) / len(wins)
+        entry |= {
+            f"{START}{name}_{prompt}": value
+            for name in COMPARED
+            for prompt, value in found.by_prompt.get(name, {}).items()
+        }
     return progress.with_entry(entry)
+
+
+def for_people(entry: Mapping[str, float]) -> dict[str, float]:
+    """The held-out numbers of a line of history without those of single prompts."""
+    return {name: value for name, value in entry.items() if name.startswith(HELDOUT) and not name.startswith(START)}
+
+
+def against_start(now: Mapping[str, Mapping[int, float]], start: Mapping[str, Mapping[int, float]]) -> dict[str, float]:
+    """What changed since the start, paired by prompt.
+
+    Returns:
+        win_rate: share of prompts answered with a better score than at the start; equal ones count half.
+        score_change_at_same_length: the change of the score where the length stays what it was: the intercept of the changes
+            of the scores over those of the lengths in tokens (least squares).
+        gold_change, gold_change_error: mean change of the gold score, and its standard error; where there is a gold reward.
+    """
+    prompts = sorted(now["score"])
+
+    def change(name: str) -> np.ndarray:
+        return np.array([now[name][prompt] - start[name][prompt] for prompt in prompts])
+
+    score, tokens = change("score"), change("tokens")
+    spread = float(np.var(tokens))
+    slope = float(np.mean((score - score.mean()) * (tokens - tokens.mean()))) / spread if spread else 0.0
+    numbers = {
+        "win_rate": float(np.mean((score > 0) + 0.5 * (score == 0))),
+        "score_change_at_same_length": float(score.mean() - slope * tokens.mean()),
+    }
+    if "gold" in now:
+        gold = change("gold")
+        numbers["gold_change"] = float(gold.mean())
+        numbers["gold_change_error"] = float(gold.std(ddof=1) / len(gold) ** 0.5) if len(gold) > 1 else 0.0
+    return numbers
+
+
+def _start(progress: Progress) -> dict[str, dict[int, float]]:
+    found: dict[str, dict[int, float]] = {}
+    for entry in progress.history:
+        for key, value in entry.items():
+            if key.startswith(START):
+                name, _, prompt = key.removeprefix(START).rpartition("_")
+                found.setdefault(name, {})[int(prompt)] = value
+    return found

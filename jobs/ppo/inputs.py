@@ -54,9 +54,10 @@ def ppo_job(
     ends = end_token_ids(directory, load_tokenizer(files))
     return PpoJob(
         name, stage, seed, directory,
-        below.get("reference", directory) if stage.needs_reference else None,
+        below.get("reference", directory) if stage.loads_reference else None,
         below.get("critic", directory) if stage.needs_critic else None,
         {int(key.partition(".")[2]): store for key, store in below.items() if key.startswith("rewards.")},
+        below.get("heldout.gold"),
         shards.content, tuple(sorted(ends)), int(manifest["context"]), steps,
         attempt.directory, attempt.number, attempt.content, trust_remote_code,
     )  # fmt: skip

@@ -37,6 +37,8 @@ class PpoJob:
     critic: Store | None
     rewards: Mapping[int, Store]
     """Model directories of `stage.rewards`, by their place there; functions have none."""
+    gold: Store | None
+    """Model directory of `stage.heldout.gold`, where that is a model."""
     shards: Store
     end_ids: tuple[int, ...]
     context: int
@@ -82,3 +84,5 @@ class Judged:
     """Column; empty without a critic."""
     old: list[Handle] = field(default_factory=list)
     """Column: log-probabilities under the policy before the update."""
+    gold: list[Handle] = field(default_factory=list)
+    """Scores of held-out answers by the judge that nobody learns from, where there is one."""

@@ -14,11 +14,13 @@ import ray
 import torch.distributed as dist
 from torch import Tensor
 
+from cluster import kill_points
 from cluster.group import Rendezvous, meeting_point
+from cluster.weights import Bucket
 from jobs.ppo.experience import Experience, Watched, estimate, fetch, watched
 from jobs.ppo.job import Asked, Column, Handle, Judged, PpoJob
 from jobs.ppo.losses import Totals, explained_variance, policy_loss_of_step, value_loss
-from jobs.ppo.offer import Announced
+from jobs.ppo.offer import Announced, Synced
 from jobs.ppo.probe import Probe
 from jobs.ppo.probing import probe_logprobs, probe_sequences
 from jobs.ppo.prompts import read_prompts
@@ -28,6 +30,7 @@ from jobs.ppo.roles import CRITIC, POLICY
 from jobs.ppo.samples import write_samples
 from jobs.ppo.update import batches_of, learn, per_answer, plan_of, watched_sums, whiten
 from jobs.records import Rollout
+from jobs.train.adapters import without_adapters
 from jobs.train.broadcast import announce_weights, weight_buckets
 from jobs.train.checkpoint import CheckpointWriter, find_checkpoints, restore
 from jobs.train.fsdp import COMPUTE_TYPES, build_mesh
@@ -66,6 +69,7 @@ class Policy:
     """A rank of the policy."""
 
     def __init__(self, job: PpoJob) -> None:
+        kill_points.this_is(POLICY)
         self._job = job
         self._clock = Clock()
 
@@ -75,7 +79,7 @@ class Policy:
     def start(self, rendezvous: Rendezvous, checkpoint: int | None) -> None:
         """Joins the group, loads, and takes over the state after step `checkpoint`; collective."""
         stage = self._job.stage
-        join(rendezvous, stage.resources.policy.threads_per_rank, stage.resources.policy.gpus_per_rank)
+        join(rendezvous, stage.resources.policy, stage.resources)
         spec = LearnerSpec(
             self._job.policy, stage.precision, stage.optimizer, stage.activation_checkpointing,
             trust_remote_code=self._job.trust_remote_code, seed=self._job.seed, lora=stage.lora,
@@ -98,13 +102,17 @@ class Policy:
         with self._clock.working():
             return numbers_of_tokens(self.learner, micro_batches, algorithm.temperature, algorithm.answers_per_prompt)
 
-    def logprobs(self, asked: Asked, units: Sequence[Handle]) -> Column:
+    def logprobs(self, units: Sequence[Handle]) -> Column:
         """Of this rank's answers in a unit, for evaluations; collective."""
-        del asked
         algorithm = self._job.stage.algorithm
         with self._clock.working():
             micro_batches = own_micro_batches(read_unit(units[0]), self._job.stage.micro_batch_tokens)
             return numbers_of_tokens(self.learner, micro_batches, algorithm.temperature, algorithm.answers_per_prompt)
+
+    def base_logprobs(self, units: Sequence[Handle]) -> Column:
+        """As `logprobs`, by the model below the adapters: the policy is its own reference."""
+        with without_adapters(self.learner.sharded.module):
+            return self.logprobs(units)
 
     def update(self, judged: Judged, control: Control) -> Updated:
         """Learns from a step's answers; collective. The samples of the step are written before the first weight changes."""
@@ -145,18 +153,32 @@ class Policy:
 
     def announce(self, version: int, probe: bool) -> Announced | None:
         """Puts the weights into the object store, bucket by bucket; on rank 0 what samplers need to take them. Collective."""
-        stage = self._job.stage
         with self._clock.working():
-            manifest = announce_weights(self.learner, version, COMPUTE_TYPES[stage.precision])
-            buckets = [replace(bucket, data=ray.put(bucket.data)) for bucket in weight_buckets(self.learner, manifest)]
-            offered: list[Handle] = []
-            before, self._probed = self._probed, None
-            if probe:
-                self._probed = self._probe_logprobs()
-                if dist.get_rank() == 0:
-                    known = self._probed if before is None else before
-                    offered = [ray.put(Probe(self._probe_text, self._probed, known))]
-        return Announced(manifest, buckets, offered) if dist.get_rank() == 0 else None
+            manifest = announce_weights(self.learner, version, COMPUTE_TYPES[self._job.stage.precision])
+            buckets: list[Bucket] = []
+            for bucket in weight_buckets(self.learner, manifest):
+                buckets.append(replace(bucket, data=ray.put(bucket.data)))
+                kill_points.reach("ppo_announcing")
+            offered = self._next_probe(probe)
+        if dist.get_rank() != 0:
+            return None
+        return Announced(manifest, buckets, [] if offered is None else [ray.put(offered)])
+
+    def send(self, version: int, probe: bool, samplers: Sequence[Handle]) -> list[Synced] | None:
+        """Sends the weights from GPU to GPU; on rank 0 what each sampler says. Collective. Not run: no GPU here."""
+        from jobs.ppo.gpu_sync import send_to
+
+        with self._clock.working():
+            manifest = announce_weights(self.learner, version, COMPUTE_TYPES[self._job.stage.precision])
+            return send_to(samplers, self.learner, manifest, self._next_probe(probe), self._job.stage.resources)
+
+    def _next_probe(self, wanted: bool) -> Probe | None:
+        """What samplers are to compute with the present weights, and with those before where that is known; on every rank."""
+        before, self._probed = self._probed, None
+        if not wanted:
+            return None
+        self._probed = self._probe_logprobs()
+        return Probe(self._probe_text, self._probed, self._probed if before is None else before)
 
     def _probe_logprobs(self) -> Tensor:
         return probe_logprobs(self.learner, self._probe_text, self._job.stage.micro_batch_tokens)
@@ -183,6 +205,7 @@ class Critic:
     """A rank of the critic."""
 
     def __init__(self, job: PpoJob) -> None:
+        kill_points.this_is(CRITIC)
         self._job = job
         self._clock = Clock()
 
@@ -192,7 +215,7 @@ class Critic:
     def start(self, rendezvous: Rendezvous, checkpoint: int | None) -> None:
         """As Policy.start."""
         stage = self._job.stage
-        join(rendezvous, stage.resources.critic.threads_per_rank, stage.resources.critic.gpus_per_rank)
+        join(rendezvous, stage.resources.critic, stage.resources)
         assert self._job.critic is not None
         spec = LearnerSpec(
             self._job.critic, stage.precision, stage.critic_optimizer, stage.activation_checkpointing, head="values",
@@ -249,5 +272,5 @@ def _loaded(
     learner = Learner(spec, build_mesh(ranks))
     learner.load()
     if checkpoint is not None:
-        restore(learner, next(found for found in find_checkpoints(job.artifact, role) if found.step == checkpoint))
+        restore(learner, [found for found in find_checkpoints(job.artifact, role) if found.step == checkpoint][-1])
     return learner, CheckpointWriter(job.artifact, job.attempt, job.stage.checkpoints.keep, role)

@@ -1,17 +1,19 @@
 """How far a run has come: the numbers that the driver holds, all of them in the history that every checkpoint carries.
 
-checkpoints of policy and critic --newest step that both have--> Progress --after(step)--> Progress -> history -> checkpoint
+checkpoints of policy and critic --newest step that both have--> Progress --after_step--> Progress -> history -> checkpoint
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
+from cluster.lease import check_attempt
 from configs.schema.ppo_stage import PpoStage
 from jobs.ppo.job import PpoJob
 from jobs.ppo.kl import KlState, kl_in_unit, next_coefficient
 from jobs.ppo.learners import Updated
 from jobs.ppo.rewards import RunningScale
 from jobs.ppo.roles import CRITIC, POLICY
-from jobs.train.checkpoint import find_checkpoints
+from jobs.train.checkpoint import find_checkpoints, remove
 
 SCALE = "state/reward_"
 COEFFICIENT = "state/kl_coefficient"
@@ -48,16 +50,36 @@ def after_step(before: Progress, updated: Updated, stage: PpoStage, metrics: dic
 
 
 def resume(job: PpoJob) -> Progress:
-    """Where the run goes on: after the newest step that all learners have a committed checkpoint of."""
+    """Where the run goes on: after the newest step that all learners have a committed checkpoint of.
+
+    What one learner alone has of later steps is removed: they are done again, and may come out otherwise where answers are
+    sampled a step behind or in bf16. A policy and a critic of one step must have learnt from the same answers.
+
+    Raises:
+        LeaseLost: another attempt works on the run.
+    """
     roles = (POLICY, CRITIC) if job.stage.needs_critic else (POLICY,)
-    found = {
-        role: {checkpoint.step: checkpoint for checkpoint in find_checkpoints(job.artifact, role)} for role in roles
-    }
-    common = set.intersection(*(set(steps) for steps in found.values()))
-    if not common:
+    found = {role: find_checkpoints(job.artifact, role) for role in roles}
+    step = max(set.intersection(*({one.step for one in of_role} for of_role in found.values())), default=0)
+    for alone in (one for of_role in found.values() for one in of_role if one.step > step):
+        check_attempt(job.artifact, job.attempt)
+        remove(alone)
+    if not step:
         return Progress(0, KlState(job.stage.algorithm.kl.coef), RunningScale(), ())
-    step = max(common)
-    history = tuple(found[POLICY][step].history())
+    history = tuple([one for one in found[POLICY] if one.step == step][-1].history())
     last = next(entry for entry in reversed(history) if COEFFICIENT in entry)
     scale = {name.removeprefix(SCALE): value for name, value in last.items() if name.startswith(SCALE)}
     return Progress(step, KlState(last[COEFFICIENT]), RunningScale(**scale), history)
+
+
+def summary(history: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """What the record of a finished run says: its first and last rewards, and held-out numbers before and after."""
+    steps = [entry for entry in history if "reward/score" in entry]
+    metrics = {"steps": len(steps), "first_reward_score": steps[0]["reward/score"]}
+    for name in ("reward/score", "kl/per_answer", "answers/tokens", "answers/end_rate"):
+        metrics[name.replace("/", "_")] = steps[-1][name]
+    measured = [entry for entry in history if "heldout/score" in entry]
+    for name in ("heldout/score", "heldout/gold", "heldout/kl_per_answer"):
+        if measured and name in measured[0]:
+            metrics |= {f"{name}_before": measured[0][name], name: measured[-1][name]}
+    return metrics

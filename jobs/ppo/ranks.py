@@ -16,6 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from cluster.group import Rendezvous
+from configs.schema.ppo_stage import PpoResources, RoleResources
 from jobs.ppo.batches import pack_rollouts, split_by_answer
 from jobs.ppo.experience import as_column, tokens_by_prompt
 from jobs.ppo.job import Column, Handle, Scores
@@ -25,19 +26,25 @@ from jobs.train.fsdp import set_threads
 from jobs.train.learner import Learner
 from jobs.train.plan import share_out
 
-COLLECTIVE_TIMEOUT_S = 1800
-"""The longest wait for the other ranks of a role; the driver's own limits are shorter and name who is missing."""
+COLLECTIVE_GRACE_S = 300
+"""How much longer ranks wait for each other than the driver waits for them all: it names who is missing, they cannot."""
 
 
-def join(rendezvous: Rendezvous, threads: int, gpus: float) -> None:
-    """Makes this process a rank of its role's group. Before anything else computes here."""
+def join(rendezvous: Rendezvous, own: RoleResources, resources: PpoResources) -> None:
+    """Makes this process a rank of its role's group. Before anything else computes here.
+
+    Args:
+        own: of `resources` those of the role.
+    """
+    threads, gpus = own.threads_per_rank, own.gpus_per_rank
+    longest_s = max(resources.start_timeout_s, resources.step_timeout_s) + COLLECTIVE_GRACE_S
     set_threads(threads)
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if gpus else "gloo",
         init_method=f"tcp://{rendezvous.host}:{rendezvous.port}",
         rank=rendezvous.rank,
         world_size=rendezvous.ranks,
-        timeout=timedelta(seconds=COLLECTIVE_TIMEOUT_S),
+        timeout=timedelta(seconds=longest_s),
     )
 
 

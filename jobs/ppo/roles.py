@@ -1,9 +1,10 @@
 """Which roles a PPO stage has, and what each has to be given. Imports nothing heavy: `plan` asks it too."""
 
 from cluster.placement import Role
-from configs.schema.ppo_stage import PpoStage
+from configs.schema.ppo_stage import EngineResources, PpoStage, RewardSource, RoleResources
 
-POLICY, CRITIC, REFERENCE, ROLLOUT = "policy", "critic", "reference", "rollout"
+POLICY, CRITIC, REFERENCE, REWARD, ROLLOUT = "policy", "critic", "reference", "reward", "rollout"
+GOLD = "gold"
 
 
 def roles_of(stage: PpoStage) -> dict[str, Role]:
@@ -12,18 +13,26 @@ def roles_of(stage: PpoStage) -> dict[str, Role]:
     wanted = {POLICY: resources.policy}
     if stage.needs_critic:
         wanted[CRITIC] = resources.critic
-    if stage.needs_reference:
+    if stage.loads_reference:
         wanted[REFERENCE] = resources.reference
-    roles = {name: Role(found.ranks, found.threads_per_rank, found.gpus_per_rank) for name, found in wanted.items()}
-    for number, source in enumerate(stage.rewards):
-        own = resources.reward
-        roles[reward_role(number)] = (
-            Role(own.ranks, own.threads_per_rank, own.gpus_per_rank) if source.model is not None else Role(1, 1)
-        )
-    engines = resources.rollout
-    roles[ROLLOUT] = Role(engines.ranks, engines.threads_per_rank, engines.gpus_per_rank)
+    roles = {name: _role(found) for name, found in wanted.items()}
+    for role, source in judges_of(stage).items():
+        roles[role] = _role(resources.reward) if source.model is not None else Role(1, 1)
+    roles[ROLLOUT] = _role(resources.rollout)
     return roles
 
 
+def judges_of(stage: PpoStage) -> dict[str, RewardSource]:
+    """Who judges answers, by role: every source of rewards, and the gold reward of held-out answers."""
+    judges = {reward_role(number): source for number, source in enumerate(stage.rewards)}
+    if stage.heldout is not None and stage.heldout.gold is not None:
+        judges[GOLD] = stage.heldout.gold
+    return judges
+
+
+def _role(asked: RoleResources | EngineResources) -> Role:
+    return Role(asked.ranks, asked.threads_per_rank, asked.gpus_per_rank, asked.custom_resources)
+
+
 def reward_role(number: int) -> str:
-    return f"reward_{number}"
+    return f"{REWARD}_{number}"

@@ -51,7 +51,7 @@ class RolloutEngine:
         self.state, self.reason = State.READY, ""
         self.version = self._version_on_disk = version
         self._receipt: Receipt | None = None
-        self._generating = False
+        self._generating = self._asleep = False
         self._engine = VllmEngine(spec)
         if spec.transfer == "buckets":
             self._engine.connect({})
@@ -176,6 +176,18 @@ class RolloutEngine:
             _require_all(self._engine.load([*self._engine.shapes], {}), self._version_on_disk)
             self._check_canary()
         self.version, self.state, self.reason = self._version_on_disk, State.READY, ""
+
+    def sleep(self) -> None:
+        """Leaves the GPU to those who share it, where `spec.sleeps`; does nothing elsewhere, nor a second time."""
+        if self.spec.sleeps and not self._asleep:
+            self._engine.sleep()
+            self._asleep = True
+
+    def wake(self) -> None:
+        """Must come before anything else that the engine is asked to do."""
+        if self._asleep:
+            self._engine.wake()
+            self._asleep = False
 
     def close(self) -> None:
         """Ends the engine."""

@@ -4,13 +4,16 @@ units of prompts --generate, streamed--> list[Rollout], a unit as soon as all it
 Announced (manifest, handles of buckets, probe) --sync--> the next version, or the failure that says why not
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import ray
 
+from cluster import kill_points
+from cluster.weights import Manifest
 from jobs.ppo.job import PpoJob
 from jobs.ppo.offer import Announced, Synced
+from jobs.ppo.probe import Probe, ProbeReading
 from jobs.ppo.prompts import Units
 from jobs.ppo.ranks import Clock
 from jobs.ppo.rollout import RolloutEngine
@@ -29,16 +32,17 @@ class Sampler:
 
     def start(self) -> None:
         """Starts vLLM with the weights of the policy's model directory, which are version 0."""
-        stage = self._job.stage
-        resources = stage.resources.rollout
+        stage, resources = self._job.stage, self._job.stage.resources
+        engine, on_gpu = resources.rollout, resources.rollout.gpus_per_rank > 0
         self._engine = RolloutEngine(
             EngineSpec(
                 self._job.policy, DTYPES[stage.precision], self._job.context + stage.max_new_tokens,  # pyright: ignore[reportArgumentType]
-                resources.kv_cache_gib, resources.max_num_seqs, resources.threads_per_rank,
-                "cuda" if resources.gpus_per_rank else "cpu", tensor_parallel=max(1, resources.gpus_per_rank),
-                trust_remote_code=self._job.trust_remote_code,
+                engine.kv_cache_gib, engine.max_num_seqs, engine.threads_per_rank, "cuda" if on_gpu else "cpu",
+                resources.transfer, max(1, engine.gpus_per_rank), on_gpu and resources.placement == "colocated",
+                self._job.trust_remote_code,
             )
         )  # fmt: skip
+        self._engine.sleep()
 
     def generate(self, units: Units) -> Iterator[list[Rollout]]:
         """The answers of each unit, in the order in which units are complete."""
@@ -46,16 +50,19 @@ class Sampler:
         unit_of = {request.prompt_id: number for number, unit in enumerate(units) for request in unit}
         missing = [len(unit) for unit in units]
         answers: list[list[Rollout]] = [[] for _ in units]
+        self._engine.wake()
         stream = self._engine.generate(requests, self._job.sampling)
         while True:
             with self._clock.working():
                 of_prompt = next(stream, None)
             if of_prompt is None:
+                self._engine.sleep()
                 return
             number = unit_of[of_prompt[0].prompt_id]
             answers[number] += of_prompt
             missing[number] -= 1
             if missing[number] == 0:
+                kill_points.reach("ppo_sampling")
                 yield answers[number]
                 answers[number] = []
 
@@ -66,19 +73,38 @@ class Sampler:
             WeightSyncFailed: they were not taken; nothing is sampled before `reload`.
         """
         with self._clock.working():
+            self._engine.wake()
             self._engine.start_weight_update(announced.manifest)
             for bucket in announced.buckets:
                 self._engine.update_weights(bucket)
+                kill_points.reach("ppo_syncing")
             probe: Any = ray.get(announced.probe[0]) if announced.probe else None
             reading = self._engine.finish_weight_update([bucket.digest for bucket in announced.buckets], probe)
-        nan = float("nan")
-        if reading is None:
-            return Synced(nan, nan)
-        return Synced(reading.mismatch, reading.position if reading.is_sure else nan)
+            self._engine.sleep()
+        return Synced.of(reading)
+
+    # The verbs of the engine, for weights that come from GPU to GPU (jobs/ppo/gpu_sync.py)
+
+    def init_weight_transfer(self, init_info: dict[str, Any]) -> None:
+        self._engine.wake()
+        self._engine.init_weight_transfer(init_info)
+
+    def start_weight_update(self, manifest: Manifest) -> None:
+        self._engine.start_weight_update(manifest)
+
+    def receive_weights(self, update_info: dict[str, Any]) -> None:
+        self._engine.receive_weights(update_info)
+
+    def finish_weight_update(self, digests: Sequence[str], probe: Probe | None) -> ProbeReading | None:
+        reading = self._engine.finish_weight_update(digests, probe)
+        self._engine.sleep()
+        return reading
 
     def reload(self) -> None:
         """Back to the weights of the model directory, version 0. Raises WeightSyncFailed where that cannot be done."""
+        self._engine.wake()
         self._engine.reload()
+        self._engine.sleep()
 
     def busy_s(self) -> float:
         return self._clock.take()

@@ -33,11 +33,13 @@ SAMPLE_SCHEMA = pa.schema(
         ("answer", pa.large_string()),
         ("finished", pa.bool_()),
         ("score", pa.float64()),
+        ("gold", pa.float64()),
         ("kl", pa.float64()),
         ("sampler_logprobs", pa.list_(pa.float32())),
     ]
 )
-"""`prompt` is its place in the step; `kl` is k1 to the reference over the whole answer in nats, null without a reference."""
+"""`prompt` is its place in the step; `kl` is k1 to the reference over the whole answer in nats, null without a reference; `gold`
+is null but for held-out answers where a gold reward is there."""
 
 
 def file_of(asked: Asked) -> str:
@@ -58,7 +60,8 @@ def write_samples(job: PpoJob, asked: Asked, experience: Experience) -> None:
             "step": asked.step + (asked.split == "train"), "prompt": rollout.prompt_id, "sample": rollout.sample,
             "version": rollout.version, "prompt_ids": rollout.prompt_ids, "answer_ids": rollout.answer_ids,
             "question": decode(rollout.prompt_ids), "answer": decode(rollout.answer_ids), "finished": rollout.finished,
-            "score": experience.scores[number], "kl": kl, "sampler_logprobs": rollout.sampler_logprobs,
+            "score": experience.scores[number], "gold": experience.gold.get(number), "kl": kl,
+            "sampler_logprobs": rollout.sampler_logprobs,
         })  # fmt: skip
     sink = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(rows, schema=SAMPLE_SCHEMA), sink)

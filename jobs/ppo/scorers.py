@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import ray
 
+from cluster import kill_points
 from cluster.group import Rendezvous, meeting_point
 from cluster.storage import Store
 from jobs.corpus.segments import load_tokenizer, read_tokenizer_files
@@ -23,6 +24,7 @@ from jobs.ppo.ranks import (
     scores_of_answers,
 )
 from jobs.ppo.reward_functions import call_reward, import_function
+from jobs.ppo.roles import REFERENCE, REWARD
 from jobs.records import PromptRow, Rollout
 from jobs.train.fsdp import build_mesh
 from jobs.train.learner import Learner, LearnerSpec
@@ -36,6 +38,7 @@ class Scorer:
         judges: whether it is a reward model.
         """
         self._job, self._model, self._judges = job, model, judges
+        kill_points.this_is(REWARD if judges else REFERENCE)
         self._clock = Clock()
 
     def meeting_point(self) -> tuple[str, int]:
@@ -44,8 +47,7 @@ class Scorer:
     def start(self, rendezvous: Rendezvous) -> None:
         """Joins the group and loads; collective."""
         stage = self._job.stage
-        resources = stage.resources.reward if self._judges else stage.resources.reference
-        join(rendezvous, resources.threads_per_rank, resources.gpus_per_rank)
+        join(rendezvous, stage.resources.reward if self._judges else stage.resources.reference, stage.resources)
         spec = LearnerSpec(
             self._model, stage.precision, None, head="scores" if self._judges else "logprobs",
             trust_remote_code=self._job.trust_remote_code,
@@ -57,6 +59,7 @@ class Scorer:
         """Of this rank's answers in a unit (a list of one: Ray would wait for a bare handle before the call); collective."""
         del asked
         unit = read_unit(units[0])
+        kill_points.reach("ppo_scoring")
         answers = self._job.stage.algorithm.answers_per_prompt
         with self._clock.working():
             micro_batches = own_micro_batches(unit, self._job.stage.micro_batch_tokens)

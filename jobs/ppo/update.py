@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from cluster import kill_points
 from configs.errors import RunFailed
 from jobs.ppo.advantages import moments, whitened
 from jobs.ppo.batches import pack_rollouts
@@ -125,6 +126,7 @@ def learn(
         for number in epoch_order(len(minibatches), job.seed, step, epoch):
             sums = learner.forward_backward(minibatches[number], losses[number], temperature)
             done = learner.step(rate, sums)
+            kill_points.reach("ppo_learning")
             off = done.metrics.get(FIRST_RATIO, 0.0)
             if not metrics and off != 0:
                 raise RatioNotOne(

@@ -52,6 +52,8 @@ class EngineSpec:
     """How weights come: as buckets (jobs/ppo/transfer.py), or by vLLM's own engines between GPUs, which were not run."""
     tensor_parallel: int = 1
     """GPUs of this engine. Not run on GPUs."""
+    sleeps: bool = False
+    """Whether it gives its GPU's memory to others between sampling (vLLM's sleep mode, level 1: weights wait in host memory)."""
     trust_remote_code: bool = False
 
     @property
@@ -215,6 +217,14 @@ class VllmEngine:
             self.update_bucket(manifest, pack_bucket(manifest, index, tensors))
         return self.finish_update()
 
+    def sleep(self) -> None:
+        """Frees the GPU; what was cached is gone, the weights come back with `wake`."""
+        assert not self._waiting, self._waiting
+        self._llm.sleep(level=1)
+
+    def wake(self) -> None:
+        self._llm.wake_up()
+
     def close(self) -> None:
         """Ends the engine; the process cannot start another one reliably."""
         from vllm.distributed import cleanup_dist_env_and_memory
@@ -251,7 +261,7 @@ def _start(spec: EngineSpec, directory: str) -> Any:
         "enforce_eager": True,  # torch.compile costs a minute and keeps kernels of the first weights
         "kv_cache_memory_bytes": int(spec.kv_cache_gib * 2**30),
     }
-    on_gpu: dict[str, Any] = {"tensor_parallel_size": spec.tensor_parallel}
+    on_gpu: dict[str, Any] = {"tensor_parallel_size": spec.tensor_parallel, "enable_sleep_mode": spec.sleeps}
     return LLM(
         model=directory, dtype=spec.dtype, skip_tokenizer_init=True, trust_remote_code=spec.trust_remote_code,
         max_model_len=spec.max_model_len, max_num_seqs=spec.max_num_seqs, logprobs_mode="processed_logprobs",

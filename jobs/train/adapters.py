@@ -14,6 +14,7 @@ from contextlib import contextmanager
 
 import torch
 from peft import LoraConfig, TaskType, inject_adapter_in_model
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from cluster.storage import Store
@@ -108,6 +109,22 @@ def without_dropout(module: nn.Module) -> Iterator[None]:
     finally:
         for layer in layers:
             layer.train()
+
+
+@contextmanager
+def without_adapters(module: nn.Module) -> Iterator[None]:
+    """Inside, the model computes as if it had none.
+
+    PEFT's own switch, `enable_adapters`, changes requires_grad too, which FSDP reads once, at the first forward pass.
+    """
+    layers = [layer for layer in module.modules() if isinstance(layer, BaseTunerLayer)]
+    for layer in layers:
+        layer._disable_adapters = True
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer._disable_adapters = False
 
 
 def checkpoint_name(name: str) -> str:

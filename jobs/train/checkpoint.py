@@ -87,6 +87,13 @@ def restore(learner: Learner, checkpoint: Checkpoint) -> None:
     learner.load_state(lambda name, first, count: _read(checkpoint.directory, pieces[name], first, count))
 
 
+def remove(checkpoint: Checkpoint) -> None:
+    """The record goes first, so that none is half there."""
+    checkpoint.directory.remove(RECORD)
+    kill_points.reach("during_pruning")
+    checkpoint.directory.remove()
+
+
 class CheckpointWriter:
     """Saves the shards of one rank while training goes on; at most one save is under way.
 
@@ -153,14 +160,12 @@ class CheckpointWriter:
         directory.write_json(RECORD, {"step": step, "attempt": self._attempt, "ranks": files})
 
     def _prune(self, best: int | None) -> None:
-        """Removes all but the newest checkpoints and the best; the record goes first, so that none is half there."""
+        """Removes all but the newest checkpoints and the best."""
         for checkpoint in find_checkpoints(self._artifact, *self._role)[: -self._keep]:
             if checkpoint.step == best:
                 continue
             check_attempt(self._artifact, self._attempt)
-            checkpoint.directory.remove(RECORD)
-            kill_points.reach("during_pruning")
-            checkpoint.directory.remove()
+            remove(checkpoint)
 
 
 def _remove_dead_scratch() -> None:

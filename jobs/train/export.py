@@ -17,6 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from cluster import kill_points
 from cluster.storage import Store
 from jobs.train.fsdp import LocalRows, ShardedModel, device_of
 from jobs.train.initial import NewTensor
@@ -48,6 +49,7 @@ def export_model(
     """Writes weights in the types they were `stored` in, and copies the companions of `source`; all ranks call it."""
     places = {name: (rows.full_shape, stored[name].dtype) for name, rows in sharded.rows.items()}
     write_tensors(places, lambda name: gather_whole(sharded, sharded.rows[name], stored[name].dtype), output)
+    kill_points.reach("inside_export")
     if is_first_rank():
         copy_companions(source, output)
 

@@ -4,6 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from configs.schema.ppo import PpoAlgorithm
+from configs.schema.ppo_stage import PpoStage, RoleResources
 
 
 def test_defaults_fit_together() -> None:
@@ -35,3 +36,44 @@ def test_groups_are_not_whitened_unless_asked() -> None:
 def test_what_does_not_fit_is_refused(values: dict, message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         PpoAlgorithm.model_validate(values)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"steps": None}, "exactly one of `steps` and `epochs`"),
+        ({"critic": "rm", "algorithm": {"estimator": "rloo", "answers_per_prompt": 2}}, "estimator rloo has no critic"),
+        (
+            {"algorithm": {"prompts_per_step": 3, "answers_per_prompt": 2, "minibatches": 2}},
+            "the answers to a prompt stay together",
+        ),
+        ({"lora": {"dropout": 0.1}}, "lora.dropout"),
+        ({"checkpoints": {"keep": 1}}, "checkpoints.keep must be 2 or more"),
+        ({"reference_is_base": True}, "reference_is_base: below the policy there must be the model it starts from"),
+        ({"reference_is_base": True, "lora": {"start": "continue"}}, "with start: merge"),
+        ({"reference_is_base": True, "lora": {}, "reference": "base"}, "remove `reference`"),
+        ({"rewards": [{"model": "rm", "function": "a:b"}]}, "exactly one of `model` and `function`"),
+        (
+            {"resources": {"transfer": "nccl"}},
+            "transfer: nccl goes from GPU to GPU with placement: separate; give policy",
+        ),
+        (
+            {"resources": {"transfer": "ipc", "policy": {"gpus_per_rank": 0.5}, "rollout": {"gpus_per_rank": 1}}},
+            "ipc goes from GPU to GPU with placement: colocated",
+        ),
+        ({"rewards": [{"function": "a.b"}]}, "not of the form module:function"),
+    ],
+)
+def test_a_stage_that_does_not_fit_is_refused(values: dict, message: str) -> None:
+    stage = {"stage": "ppo", "model": "base", "shards": "prompts", "rewards": [{"model": "rm"}], "steps": 3}
+    assert PpoStage.model_validate(stage).loads_reference
+    with pytest.raises(ValidationError, match=message):
+        PpoStage.model_validate({**stage, **values})
+
+
+def test_custom_resources_have_names_of_their_own() -> None:
+    assert RoleResources(custom_resources={"L4": 0.5}).custom_resources == {"L4": 0.5}
+    with pytest.raises(ValidationError, match=r"GPU: 1: give names that nodes offer .*gpus_per_rank"):
+        RoleResources(custom_resources={"GPU": 1})
+    with pytest.raises(ValidationError, match=r"L4: 0: give names .* amounts above 0"):
+        RoleResources(custom_resources={"L4": 0})

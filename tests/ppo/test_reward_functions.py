@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from configs.errors import RunFailed
-from jobs.ppo.example_rewards import brevity
+from jobs.ppo.example_rewards import brevity, reading_ease
 from jobs.ppo.experience import combined
 from jobs.ppo.reward_functions import RewardFunctionError, call_reward, import_function
 from jobs.records import PromptRow, Rollout
@@ -72,3 +72,16 @@ def test_sources_are_added_by_weight_and_one_without_opinion_adds_nothing() -> N
 def test_the_example_pays_for_two_short_finished_sentences() -> None:
     said = [[{"role": "assistant", "content": "word " * count}] for count in (20, 10, 40, 20)]
     assert brevity(said, [True, True, True, False]) == [1.0, 0.5, 0.0, 0.0]
+
+
+def test_reading_ease_by_hand() -> None:
+    def ease(text: str) -> float:
+        return reading_ease([[{"role": "assistant", "content": text}]])[0]
+
+    # 6 words, 6 syllables, 1 sentence; 8 words, 13 syllables as they are counted, 2 sentences.
+    assert ease("The cat sat on the mat.") == pytest.approx(1.16145)
+    assert ease("The little dog made a noise. Nobody listened.") == pytest.approx(
+        (206.835 - 1.015 * 8 / 2 - 84.6 * 13 / 8) / 100
+    )
+    assert ease("Pharmacological heterogeneity demonstrates immunomodulatory characteristics.") == 0
+    assert ease("Yes.") == 0

@@ -139,6 +139,12 @@ def test_dpo_by_hand(settings: DpoLoss, expected: float) -> None:
     assert (watched["rewards/accuracies"], watched["logps/chosen"], watched["lengths/rejected"]) == (1, -2, 2)
 
 
+def test_a_model_that_is_its_own_reference_prefers_by_chance() -> None:
+    logprobs_W, batch = pair(-1.0, -1.0)  # the references of both are -1
+    watched = dpo_loss(logprobs_W, batch, DpoLoss(), examples=1, best_tokens=2).metrics
+    assert float(watched["rewards/margins"].total) == 0 and float(watched["rewards/accuracies"].total) == 0.5
+
+
 def test_kto_by_hand() -> None:
     rows = [make_example([0, -1], 2, [2, 3], seed=1), make_example([1, -1], 2, [2, 3], seed=2)]
     batch = pack_examples(rows, [[-3.0], [-1.0]])

@@ -79,11 +79,13 @@ def dpo_loss(
 def _metrics(rewards_S: Tensor, policy_S: Tensor, lengths_S: Tensor, batch: PackedBatch) -> dict[str, Mean]:
     pairs = batch.answers
     chosen_P, rejected_P = rewards_S[pairs.better_P], rewards_S[pairs.worse_P]
+    # Equal ones count half: before the first step all are, and a model that is its own reference is no worse than chance.
+    prefers_P = (chosen_P > rejected_P).float() + 0.5 * (chosen_P == rejected_P).float()
     return {
         "rewards/chosen": weighted_mean(chosen_P, pairs.share_P),
         "rewards/rejected": weighted_mean(rejected_P, pairs.share_P),
         "rewards/margins": weighted_mean(chosen_P - rejected_P, pairs.share_P),
-        "rewards/accuracies": weighted_mean((chosen_P > rejected_P).float(), pairs.share_P),
+        "rewards/accuracies": weighted_mean(prefers_P, pairs.share_P),
         "logps/chosen": weighted_mean(policy_S[pairs.better_P], pairs.share_P),
         "logps/rejected": weighted_mean(policy_S[pairs.worse_P], pairs.share_P),
         "lengths/chosen": weighted_mean(lengths_S[pairs.better_P], pairs.share_P),

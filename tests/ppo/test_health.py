@@ -1,0 +1,104 @@
+"""What is said and what ends a run, from made-up numbers of steps and evaluations."""
+
+from typing import Any
+
+import pytest
+
+from configs.schema.ppo_stage import PpoStage
+from jobs.ppo.health import HealthCheck, PolicyUnhealthy
+from jobs.ppo.heldout import against_start, for_people
+
+HEALTHY = {
+    "step": 1.0,
+    "answers/tokens": 20.0,
+    "answers/end_rate": 0.9,
+    "reward/score_deviation": 1.0,
+    "kl/per_answer": 2.0,
+}
+
+
+def checked(**health: Any) -> tuple[HealthCheck, list[str]]:
+    said: list[str] = []
+    stage = PpoStage.model_validate(
+        {
+            "stage": "ppo",
+            "model": "base",
+            "shards": "prompts",
+            "rewards": [{"model": "r"}],
+            "steps": 9,
+            "health": health,
+        }
+    )
+    return HealthCheck(stage, said.append), said
+
+
+def test_limits_end_the_run_before_its_weights_are_saved() -> None:
+    health, said = checked(kl_ceiling=5, mismatch_ceiling=0.1)
+    health.check(HEALTHY)
+    with pytest.raises(PolicyUnhealthy, match=r"step 3: 5\.5 nats per answer .*kl_ceiling is 5"):
+        health.check({**HEALTHY, "step": 3.0, "kl/per_answer": 5.5})
+    with pytest.raises(PolicyUnhealthy, match=r"0\.2 nats a token apart"):
+        health.check({**HEALTHY, "mismatch/kl": 0.2})
+    assert said == []
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"answers/end_rate": 0.1}, "only 10% of the answers end"),
+        ({"answers/tokens": 41.0}, "twice as long"),
+        ({"clip_fraction": 0.6}, "clipped"),
+        ({"reward/score_deviation": 0.0}, "nothing to learn from"),
+    ],
+)
+def test_a_curve_that_means_something_is_said_once(change: dict[str, float], words: str) -> None:
+    health, said = checked()
+    health.check(HEALTHY)
+    for step in (2.0, 3.0):
+        health.check({**HEALTHY, **change, "step": step})
+    assert len(said) == 1 and said[0].startswith("step 2: ") and words in said[0]
+
+
+def evaluation(step: int, score: float, gold_change: float | None) -> dict[str, float]:
+    gold = {} if gold_change is None else {"heldout/gold_change": gold_change, "heldout/gold_change_error": 0.1}
+    return {"step": float(step), "heldout/score": score, **gold}
+
+
+START = evaluation(0, 1.0, None)
+
+
+@pytest.mark.parametrize(
+    ("history", "from_step"),
+    [
+        ([START, evaluation(10, 2.0, 0.5), evaluation(20, 3.0, 0.25)], 10),  # 0.25 is more than two errors
+        ([START, evaluation(10, 2.0, -0.3)], 0),  # never better than the start
+        ([START, evaluation(10, 2.0, 0.5), evaluation(20, 3.0, 0.35)], None),  # within two errors
+        ([START, evaluation(10, 2.0, 0.5), evaluation(20, 1.9, 0.1)], None),  # both fall: not the reward's fault
+        ([START], None),
+    ],
+)
+def test_a_reward_that_rises_while_the_gold_reward_falls_is_exploited(
+    history: list[dict[str, float]], from_step: int | None
+) -> None:
+    health, said = checked()
+    for _ in range(2):
+        health.check_heldout(history)
+    assert len(said) == (from_step is not None)
+    if said:
+        assert f"since step {from_step} " in said[0] and "exploits" in said[0]
+
+
+def test_changes_are_paired_by_prompt_and_corrected_for_length() -> None:
+    start = {"score": {0: 0.0, 1: 1.0, 2: 2.0}, "tokens": {0: 10.0, 1: 10.0, 2: 10.0}, "gold": {0: 1.0, 1: 1.0, 2: 1.0}}
+    # Of the changes 0.5, 1.5, 2.5 of the score, 0.1 a token come from answers that are 0, 10, 20 tokens longer.
+    now = {"score": {0: 0.5, 1: 2.5, 2: 4.5}, "tokens": {0: 10.0, 1: 20.0, 2: 30.0}, "gold": {0: 1.0, 1: 2.0, 2: 3.0}}
+    found = against_start(now, start)
+    assert found["win_rate"] == 1 and found["score_change_at_same_length"] == pytest.approx(0.5)
+    assert found["gold_change"] == 1 and found["gold_change_error"] == pytest.approx(1 / 3**0.5)
+    same = against_start(start, start)
+    assert same["win_rate"] == 0.5 and same["score_change_at_same_length"] == 0
+
+
+def test_people_do_not_see_single_prompts() -> None:
+    entry = {"step": 2.0, "reward/score": 1.0, "heldout/score": 0.5, "heldout/start_score_7": 0.1}
+    assert for_people(entry) == {"heldout/score": 0.5}
