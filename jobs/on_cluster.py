@@ -17,6 +17,7 @@ from configs.schema.run import ARTIFACT_PREFIX, ModelStage, Run, stage_inputs
 from configs.schema.training import ExampleStage, LanguageModelStage, TrainStage
 from jobs.estimate.memory import RankMemory, learner_memory
 from jobs.estimate.roles import layout_of
+from jobs.estimate.rounding import rounded
 from jobs.estimate.search import Saturation, fastest, saturation
 from jobs.estimate.step import Step, calculate
 from jobs.estimate.time import Bound, Machine, Passes, learning
@@ -129,8 +130,8 @@ def _training(run: Run, name: str, stage: TrainStage, store: Store, machine: Mac
     memory = learner_memory(held, shards, max(stage.micro_batch_tokens, context), stage.activation_checkpointing)
     if ranks > machine.cluster.gpus or memory.total > machine.usable_bytes:
         raise DoesNotFit(
-            f"stages.{name} does not fit on {machine.cluster}: {ranks} ranks would hold {memory.total / 1e9:.2g} GB each, "
-            f"usable are {machine.usable_bytes / 1e9:.2g} GB. Use `lora`; set optimizer.state: 8bit; set "
+            f"stages.{name} does not fit on {machine.cluster}: {ranks} ranks would hold {rounded(memory.total / 1e9):g} GB each, "
+            f"usable are {rounded(machine.usable_bytes / 1e9):g} GB. Use `lora`; set optimizer.state: 8bit; set "
             f"activation_checkpointing: true; lower micro_batch_tokens (now {stage.micro_batch_tokens}); or take more GPUs."
         )
     assert isinstance(stage, LanguageModelStage | ExampleStage), stage

@@ -13,6 +13,7 @@ from configs.errors import DoesNotFit
 from configs.schema.ppo_stage import PpoStage
 from jobs.estimate.memory import engine_memory
 from jobs.estimate.roles import Layout, PpoModels, held_by, model_memory
+from jobs.estimate.rounding import rounded
 from jobs.estimate.step import (
     SAMPLE,
     UPDATE,
@@ -137,7 +138,7 @@ def _require_room(least: list[Least], machine: Machine) -> None:
         return
     each = ", ".join(f"{found.role} {found.gpus or 'more than there could be'}" for found in least)
     raise DoesNotFit(
-        f"does not fit on {cluster}: with {machine.usable_bytes / 1e9:.2g} GB usable on each, "
+        f"does not fit on {cluster}: with {rounded(machine.usable_bytes / 1e9):g} GB usable on each, "
         + (f"{needed} GPUs are needed ({each})" if not endless else f"no number of GPUs is enough ({each})")
     )
 

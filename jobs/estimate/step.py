@@ -15,6 +15,7 @@ from configs.schema.ppo_stage import PpoStage
 from jobs.estimate import sync
 from jobs.estimate.memory import COMPUTE_BYTES, Held, RankMemory
 from jobs.estimate.roles import Layout, PpoModels, held_by, role_memory
+from jobs.estimate.rounding import rounded
 from jobs.estimate.shape import ModelShape
 from jobs.estimate.time import NOTHING, Bound, Machine, Passes, Sampling, at_a_time, learning, sample, scoring
 from jobs.ppo.roles import CRITIC, GOLD, POLICY, ROLLOUT
@@ -98,7 +99,7 @@ def _problems(layout: Layout, memory: Mapping[str, RankMemory], machine: Machine
     }  # fmt: skip
     usable = machine.usable_bytes
     said += [
-        f"a GPU would hold {total / 1e9:.2g} GB of {who}, usable are {usable / 1e9:.2g} GB"
+        f"a GPU would hold {rounded(total / 1e9):g} GB of {who}, usable are {rounded(usable / 1e9):g} GB"
         for who, total in holds.items()
         if total > usable
     ]

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+import jobs.preflight_ppo
 from tests.world.command import acclimate
 from tests.world.toy_ppo import write_toy_ppo
 from tests.world.toy_run import CHECKOUT, ToyRun
@@ -34,7 +35,7 @@ def test_seven_billion_on_eight_gpus() -> None:
     asked = ppo["resources"]
     gpus = [role["ranks"] * role["gpus_per_rank"] for role in asked.values() if isinstance(role, dict)]
     assert sum(gpus) <= 8 and asked["placement"] == "separate"
-    assert all(sum(parts.values()) <= ppo["usable_per_gpu"] * 1.02 for parts in ppo["memory_per_gpu"].values())
+    assert all(total <= ppo["usable_per_gpu"] for total in ppo["total_per_gpu"].values())
     assert 10 < ppo["step_overlapped_s"] <= ppo["step_s"] < 1000
     assert ppo["sync_bytes"] == 2 * 6_738_415_616
 
@@ -70,7 +71,15 @@ def test_for_people(toy: ToyRun) -> None:
     answer = acclimate("plan", str(toy.config), "--on", "2xA100", "stages.ppo.algorithm.estimator=grpo", "stages.ppo.critic=null",
                        "stages.ppo.algorithm.kl.where=none", 'stages.ppo.rewards=[{"function": "a:b"}]')  # fmt: skip
     assert answer.code == 0, answer.stderr
-    for told in ("not run", "policy", "rollout", "weight sync", "staleness 1", "resources: {", "mean_answer_share 0.5"):
+    for told in (
+        "not run",
+        "policy",
+        "rollout",
+        "weight sync",
+        "staleness 1; its longest part is ",
+        "resources: {",
+        "mean_answer_share 0.5",
+    ):
         assert told in answer.stdout, answer.stdout
     assert "critic" not in answer.stdout and not Path(toy.store.root).exists()
 
@@ -117,4 +126,20 @@ def test_a_ppo_stage_larger_than_this_machine_is_refused(toy: ToyRun) -> None:
         "stages.ppo needs about" in told
         and "lower rollout.kv_cache_gib (now 100000)" in told
         and "rollout 1 x 1e+05" in told
+    )
+
+
+def test_on_gpus_of_this_machine_the_fullest_counts(toy: ToyRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_gpus = [
+        f"stages.ppo.resources.{role}.gpus_per_rank=1"
+        for role in ("policy", "critic", "reference", "reward", "rollout")
+    ]
+    asked = ("plan", str(toy.config), "stages.ppo.resources.placement=separate", "cluster.logical_cpus=8", *with_gpus)
+    for gpu_bytes, code in ((None, 0), (80 << 30, 0), (1 << 20, 3)):
+        monkeypatch.setattr(jobs.preflight_ppo, "_gpu_bytes", lambda gpu_bytes=gpu_bytes: gpu_bytes)
+        answer = acclimate(*asked)
+        assert answer.code == code, answer.stderr
+    told = " ".join(answer.stderr.split())
+    assert (
+        "on the fullest GPU, a GPU of this machine has 0.0 GiB" in told and "give policy and critic more ranks" in told
     )
