@@ -16,6 +16,9 @@ import ray
 from cluster.placement import Placement
 from configs.errors import RunFailed
 
+LATE_S = 10.0
+"""Ranks of a group have equal work; where some are so much later than others, something may have happened."""
+
 
 class GroupTimeout(RunFailed):
     """Some rank has not answered in time; the message names it."""
@@ -77,6 +80,22 @@ def meeting_point() -> tuple[str, int]:
         return host, free.getsockname()[1]
 
 
+def await_all(handles: Sequence[Any], timeout_s: float, what: str) -> None:
+    """Returns when all ranks are done; what they return stays where it is, and what they have raised is told by the handles.
+
+    Raises:
+        GroupTimeout, RayActorError, RayTaskError: as `gather`, where some rank keeps the others waiting.
+    """
+    waiting, deadline = list(handles), time.monotonic() + timeout_s
+    while waiting:
+        left_s = max(0.0, deadline - time.monotonic())
+        ready, waiting = ray.wait(waiting, num_returns=len(waiting), timeout=min(left_s, LATE_S), fetch_local=False)
+        if waiting:
+            ray.get(ready)  # has one of them raised, so that the others wait in vain?
+            if left_s <= LATE_S:
+                raise _timeout(handles, waiting, timeout_s, what)
+
+
 def gather(handles: Sequence[Any], timeout_s: float, what: str) -> list[Any]:
     """What all ranks return. For numbers and handles: tensors stay where they are.
 
@@ -88,8 +107,15 @@ def gather(handles: Sequence[Any], timeout_s: float, what: str) -> list[Any]:
     while waiting:
         left_s = max(0.0, deadline - time.monotonic())
         ready, waiting = ray.wait(waiting, num_returns=1, timeout=left_s, fetch_local=False)
-        ray.get(ready)  # at once: where one rank has raised, the others wait for it in vain
         if not ready:
-            late = ", ".join(str(list(handles).index(handle)) for handle in waiting)
-            raise GroupTimeout(f"{what}: rank {late} of {len(handles)} has not answered for {timeout_s:g} s")
+            raise _timeout(handles, waiting, timeout_s, what)
+        if waiting:  # all that are ready by now: a wait for each would cost the driver the square of their number
+            others, waiting = ray.wait(waiting, num_returns=len(waiting), timeout=0, fetch_local=False)
+            ready += others
+        ray.get(ready)  # at once: where one rank has raised, the others wait for it in vain
     return ray.get(list(handles))
+
+
+def _timeout(handles: Sequence[Any], waiting: Sequence[Any], timeout_s: float, what: str) -> GroupTimeout:
+    late = ", ".join(str(list(handles).index(handle)) for handle in waiting)
+    return GroupTimeout(f"{what}: rank {late} of {len(handles)} has not answered for {timeout_s:g} s")

@@ -5,14 +5,14 @@ sample -> stream of unit handles -> judge: every unit to every scorer as soon as
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError
 
-from cluster.group import ActorGroup, GroupTimeout, Rendezvous, gather, spawn
+from cluster.group import ActorGroup, GroupTimeout, Rendezvous, await_all, gather, spawn
 from cluster.placement import Placement
 from cluster.storage import Store
 from cluster.weights import WeightSyncFailed
@@ -112,25 +112,41 @@ class Cast:
     def judge(self, asked: Asked, streams: list[Any]) -> Judged:
         """Sends every unit to all who judge, as soon as it is there; returns when the last was sampled.
 
-        Answers to learn from get the critic's values; held-out ones are judged by the gold reward too.
+        Answers to learn from get the critic's values; held-out ones are judged by the gold reward too. Where roles take turns,
+        all units go to one role after the other, and the last of them is done when this returns.
 
         Raises:
             SamplersLost, GroupTimeout.
         """
         judged = Judged(asked, [], [(weight, []) for weight, _ in self.rewards], [], [])
-        for unit in self._units(streams):
-            judged.units.append(unit)
-            for (_, handles), (_, group) in zip(judged.scores, self.rewards, strict=True):
-                handles += group.all(lambda rank, unit=unit: rank.score.remote(asked, [unit]))
-            if self.reference is not None:
-                judged.reference.extend(self.reference.all(lambda rank, unit=unit: rank.score.remote(asked, [unit])))
-            elif self.job.stage.needs_reference:
-                judged.reference.extend(self.policy.all(lambda rank, unit=unit: rank.base_logprobs.remote([unit])))
-            if self.gold is not None and asked.split == "heldout":
-                judged.gold.extend(self.gold.all(lambda rank, unit=unit: rank.score.remote(asked, [unit])))
-            if self.critic is not None and asked.split == "train":
-                judged.values.extend(self.critic.all(lambda rank, unit=unit: rank.score.remote(asked, [unit])))
+        judging = [(group, handles) for (_, group), (_, handles) in zip(self.rewards, judged.scores, strict=True)]
+        if self.reference is not None:
+            judging.append((self.reference, judged.reference))
+        if self.gold is not None and asked.split == "heldout":
+            judging.append((self.gold, judged.gold))
+        if self.critic is not None and asked.split == "train":
+            judging.append((self.critic, judged.values))
+        for units in [[*self._units(streams)]] if self.takes_turns else ([unit] for unit in self._units(streams)):
+            judged.units.extend(units)
+            for group, handles in judging:
+                handles += self.turn(group, lambda rank, units=units: rank.score.remote(asked, units))
+            if self.reference is None and self.job.stage.needs_reference:
+                judged.reference.extend(
+                    self.turn(self.policy, lambda rank, units=units: rank.base_logprobs.remote(units))
+                )
         return judged
+
+    @property
+    def takes_turns(self) -> bool:
+        """Whether roles have the same cores, so that two at a time would only be in each other's way."""
+        return self.job.stage.resources.placement == "colocated"
+
+    def turn(self, group: ActorGroup, call: Callable[[Any], Any]) -> list[Any]:
+        """Calls all ranks; where roles take turns, returns when they are done. What they raise is told by the handles."""
+        handles = group.all(call)
+        if self.takes_turns:
+            await_all(handles, self.job.stage.resources.step_timeout_s, f"{group.role}'s turn")
+        return handles
 
     def _units(self, streams: list[Any]) -> Iterator[Handle]:
         waiting = list(streams)
@@ -195,12 +211,13 @@ class Cast:
         starting = self.samplers.all(lambda sampler: sampler.start.remote())
         gather(starting, self.job.stage.resources.start_timeout_s, "starting engines again")
 
-    def busy_s(self) -> dict[str, float]:
-        """How long the busiest rank of each role has worked since the last call."""
+    def busy_s(self) -> dict[str, dict[str, float]]:
+        """What the busiest rank of each role has worked since the last call, and how long, by role."""
         groups = [*self._groups(), self.samplers]
         asked = {group.role: group.all(lambda rank: rank.busy_s.remote()) for group in groups}
         timeout_s = self.job.stage.resources.step_timeout_s
-        return {role: max(gather(handles, timeout_s, f"{role}'s clock")) for role, handles in asked.items()}
+        said = {role: gather(handles, timeout_s, f"{role}'s clock") for role, handles in asked.items()}
+        return {role: max(of_ranks, key=lambda busy: sum(busy.values())) for role, of_ranks in said.items()}
 
     def has_lost_one(self) -> bool:
         """Whether some actor is dead; one that is busy is not."""

@@ -29,11 +29,7 @@ def evaluate(job: PpoJob, cast: Cast, table: PromptTable, progress: Progress) ->
     """
     asked = Asked("heldout", progress.step)
     judged = cast.judge(asked, cast.sample(table, asked))
-    old = [
-        handle
-        for unit in judged.units
-        for handle in cast.policy.all(lambda rank, unit=unit: rank.logprobs.remote([unit]))
-    ]
+    old = cast.policy.all(lambda rank: rank.logprobs.remote(judged.units))
     timeout_s = job.stage.resources.step_timeout_s
     found: Watched = gather([cast.policy.ranks[0].watch.remote(replace(judged, old=old))], timeout_s, "evaluation")[0]
     entry = {"step": float(progress.step), **{f"{HELDOUT}{name}": value for name, value in found.metrics.items()}}
