@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ray.exceptions import RayActorError, RayTaskError
 
-from cluster.group import GroupTimeout, gather, spawn
+from cluster.group import GroupTimeout, await_all, gather, spawn
 from cluster.placement import Role, bundles_of, describe_roles, reserve, what_is_missing
 from cluster.session import connect
 from configs.errors import DoesNotFit
@@ -107,6 +107,15 @@ def test_a_group_answers_as_one(two_cpus: None) -> None:
         with pytest.raises(RayTaskError, match="this rank fails"):
             gather([(group, [group.ranks[0].number.remote(1.0, 30), group.ranks[1].fail.remote()])], 60, "one fails")
         assert time.monotonic() - began < 20
+        # A turn is over when all are done, whatever they say; a rank that keeps the others waiting for nothing is told of.
+        first, second = group.ranks
+        began = time.monotonic()
+        await_all([(group, [first.number.remote(1.0, 1), second.fail.remote()])], 60, "a turn")
+        assert 1 <= time.monotonic() - began < 10
+        with pytest.raises(RayTaskError, match="this rank fails"):
+            await_all([(group, [first.number.remote(1.0, 40), second.fail.remote()])], 60, "a turn")
+        with pytest.raises(GroupTimeout, match=r"a turn: .* rank 0 on .* has not answered for 1 s"):
+            await_all([(group, [first.number.remote(1.0)])], 1.0, "a turn")
         os.kill(ray.get(group.ranks[1].process.remote()), signal.SIGKILL)
         with pytest.raises(RayActorError):
             gather([(group, [group.ranks[1].number.remote(1.0)])], 60, "a dead rank")
