@@ -62,7 +62,8 @@ def row_of(stage: "PpoEstimate | TrainingEstimate", machine: "Machine") -> dict[
             {"role": role, "phase": phase, "seconds": rounded(bound.seconds), "bound": bound.by}
             for (role, phase), bound in step.phases.items()
         ],
-        "sync_bytes": step.buckets.bytes, "sync_s": _rounded(step.buckets.legs), "sync_nccl_s": _rounded(step.nccl.legs),
+        "sync_bytes": step.buckets.bytes, "sync_buckets_s": _rounded(step.buckets.legs),
+        "sync_nccl_s": _rounded(step.nccl.legs),
         "step_s": rounded(step.seconds), "step_overlapped_s": rounded(step.overlapped_s),
         "idle": {role: rounded(step.idle(role)) for role in step.layout.ranks},
         "saturates": [
@@ -82,7 +83,12 @@ def resources_of(stage: "PpoEstimate") -> dict[str, Any]:
         "ranks": layout.ranks[ROLLOUT], "gpus_per_rank": layout.tensor_parallel,
         "max_num_seqs": max(1, stage.step.sampled_together),
     }  # fmt: skip
-    return {"placement": "colocated" if layout.shared else "separate", **models, ROLLOUT: samplers}
+    return {
+        "placement": "colocated" if layout.shared else "separate",
+        "transfer": layout.transfer,
+        **models,
+        ROLLOUT: samplers,
+    }
 
 
 def _show_ppo(stage: "PpoEstimate", console: Console) -> None:
@@ -105,7 +111,7 @@ def _show_ppo(stage: "PpoEstimate", console: Console) -> None:
     console.print(f"an engine samples {step.sampled_together} answers at a time", highlight=False)
     console.print(
         f"weight sync of {_gb(step.buckets.bytes)} GB: {_s(step.buckets.seconds)} in buckets ({_legs(step.buckets.legs)}); "
-        f"{_s(step.nccl.seconds)} over nccl (resources.transfer: nccl)",
+        f"{_s(step.nccl.seconds)} over nccl ({_legs(step.nccl.legs)}); the step is calculated with {step.layout.transfer}",
         highlight=False,
     )
     part, seconds = step.longest_part
@@ -116,7 +122,7 @@ def _show_ppo(stage: "PpoEstimate", console: Console) -> None:
     )  # fmt: skip
     if step.layout.shared:
         console.print(
-            "not possible yet: an engine asks for 92 % of its GPU when it starts, and nothing makes room for the others",
+            "not possible yet: an engine that is awake holds 92 % of its GPU (vLLM's default), and what learns stays beside it",
             highlight=False,
         )
     for limit in stage.saturates:

@@ -6,6 +6,7 @@ PpoStage + PpoModels + Layout --role_memory--> {role: RankMemory}
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from configs.schema.ppo_stage import PpoStage
 from jobs.estimate.memory import Held, RankMemory, engine_memory, learner_memory, scorer_memory
@@ -46,6 +47,8 @@ class Layout:
     """Answers that an engine samples together, where its cache holds so many."""
     shared: bool = False
     """All roles on the same GPUs, in turn."""
+    transfer: Literal["buckets", "nccl", "ipc"] = "buckets"
+    """How weights travel (`resources.transfer`)."""
 
     @property
     def gpus(self) -> int:
@@ -65,7 +68,8 @@ def layout_of(stage: PpoStage) -> Layout:
     ranks |= dict.fromkeys(judges(stage), resources.reward.ranks)
     ranks[ROLLOUT] = resources.rollout.ranks
     engines = resources.rollout
-    return Layout(ranks, max(1, engines.gpus_per_rank), engines.max_num_seqs, resources.placement == "colocated")
+    shared = resources.placement == "colocated"
+    return Layout(ranks, max(1, engines.gpus_per_rank), engines.max_num_seqs, shared, resources.transfer)
 
 
 def judges(stage: PpoStage) -> dict[str, str]:

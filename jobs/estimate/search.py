@@ -88,7 +88,9 @@ def fastest(stage: PpoStage, models: PpoModels, prompt_tokens: int, machine: Mac
             if engines not in sampling:
                 together = _together(stage, models, layout, prompt_tokens, machine)
                 sampling[engines] = sampled(stage, models.policy, layout, together, prompt_tokens, machine)
-            sync_s = syncs(stage, models.policy, layout, machine)[0].seconds
+            buckets, nccl = syncs(stage, models.policy, layout, machine)
+            layout = replace(layout, transfer="nccl" if nccl.seconds < buckets.seconds else "buckets")
+            sync_s = min(buckets.seconds, nccl.seconds)
             seconds = step_s(stage, False, {**known, (ROLLOUT, SAMPLE): sampling[engines]}, sync_s)
             if (seconds[stage.staleness], layout.gpus) < best:
                 best, chosen = (seconds[stage.staleness], layout.gpus), layout

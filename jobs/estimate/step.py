@@ -46,9 +46,14 @@ class Step:
     buckets: sync.Sync
     nccl: sync.Sync
     seconds: float
-    """Of a step with staleness 0; weights travel in buckets."""
+    """Of a step with staleness 0."""
     overlapped_s: float
     """With staleness 1."""
+
+    @property
+    def sync(self) -> sync.Sync:
+        """By the road of the layout."""
+        return self.buckets if self.layout.transfer == "buckets" else self.nccl
 
     @property
     def longest_part(self) -> tuple[str, float]:
@@ -56,7 +61,7 @@ class Step:
         update_s = max(bound.seconds for (_, phase), bound in self.phases.items() if phase == UPDATE)
         parts = {
             "sampling": self.phases[ROLLOUT, SAMPLE].seconds, "old log-probs": self.phases[POLICY, OLD].seconds,
-            "the update": update_s, "the weight sync": self.buckets.seconds,
+            "the update": update_s, "the weight sync": self.sync.seconds,
         }  # fmt: skip
         return max(parts.items(), key=lambda part: part[1])
 
@@ -83,7 +88,8 @@ def calculate(stage: PpoStage, models: PpoModels, layout: Layout, prompt_tokens:
     for role, held in held_by(stage, models).items():
         phases |= model_phases(stage, role, held, layout.ranks[role], prompt_tokens, machine)
     buckets, nccl = syncs(stage, models.policy, layout, machine)
-    seconds, overlapped_s = step_s(stage, layout.shared, phases, buckets.seconds)
+    sync_s = buckets.seconds if layout.transfer == "buckets" else nccl.seconds
+    seconds, overlapped_s = step_s(stage, layout.shared, phases, sync_s)
     return Step(layout, memory, problems, together, phases, buckets, nccl, seconds, overlapped_s)
 
 
@@ -160,7 +166,7 @@ def sampled(
 def syncs(stage: PpoStage, policy: ModelShape, layout: Layout, machine: Machine) -> tuple[sync.Sync, sync.Sync]:
     """(in buckets, over nccl)."""
     sent = policy.parameters * COMPUTE_BYTES[stage.precision]
-    gpus = layout.ranks[POLICY], layout.ranks[ROLLOUT] * layout.tensor_parallel
+    gpus = layout.ranks[POLICY], layout.ranks[ROLLOUT], layout.tensor_parallel
     return sync.over_buckets(sent, *gpus, machine), sync.over_nccl(sent, *gpus, machine)
 
 

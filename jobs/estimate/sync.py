@@ -1,8 +1,7 @@
 """Seconds that new weights take from the policy to all samplers, by the two roads there are.
 
-buckets (jobs/ppo/transfer.py, what the driver uses): gather on rank 0 -> its host -> pack, hash, object store -> every node
-    -> check -> GPU
-nccl (jobs/ppo/gpu_sync.py, which the driver does not call yet): gather on rank 0 -> its host -> its GPU -> broadcast
+buckets (jobs/ppo/transfer.py): gather on rank 0 -> its host -> pack, hash, object store -> every node -> check -> GPU
+nccl (jobs/ppo/gpu_sync.py), to one engine after the other: gather on rank 0 -> its host -> its GPU -> broadcast
 """
 
 import math
@@ -28,11 +27,11 @@ class Sync:
         return sum(self.legs.values())
 
 
-def over_buckets(sent_bytes: float, policy_ranks: int, sampling_gpus: int, machine: Machine) -> Sync:
+def over_buckets(sent_bytes: float, policy_ranks: int, engines: int, tensor_parallel: int, machine: Machine) -> Sync:
     """Rank 0 does all of it alone, then the nodes of the samplers fetch one after the other and load at the same time."""
     assumed, cluster = machine.assumed, machine.cluster
     to_host = sent_bytes / (cluster.gpu.host_bytes_per_s * assumed.link_share)
-    nodes = _other_nodes(policy_ranks, sampling_gpus, machine)
+    nodes = _other_nodes(policy_ranks, engines * tensor_parallel, machine)
     legs = {
         "gathering": _gather_s(sent_bytes, policy_ranks, machine) + to_host,
         "packing into the object store": sent_bytes / assumed.pack_bytes_per_s,
@@ -42,17 +41,19 @@ def over_buckets(sent_bytes: float, policy_ranks: int, sampling_gpus: int, machi
     return Sync(sent_bytes, {leg: seconds for leg, seconds in legs.items() if seconds})
 
 
-def over_nccl(sent_bytes: float, policy_ranks: int, sampling_gpus: int, machine: Machine) -> Sync:
-    """Whole tensors pass through the host of rank 0, as they do in gpu_sync.py, and are broadcast from its GPU."""
+def over_nccl(sent_bytes: float, policy_ranks: int, engines: int, tensor_parallel: int, machine: Machine) -> Sync:
+    """Whole tensors pass through the host of rank 0, as they do in gpu_sync.py, and are broadcast from its GPU, for every engine
+    anew. ipc, on shared GPUs, takes the same way.
+    """
     assumed, cluster = machine.assumed, machine.cluster
     to_host = sent_bytes / (cluster.gpu.host_bytes_per_s * assumed.link_share)
-    one_node = not _other_nodes(policy_ranks, sampling_gpus, machine)
+    one_node = not _other_nodes(policy_ranks, engines * tensor_parallel, machine)
     links = cluster.gpu.link_bytes_per_s if one_node else cluster.network_bytes_per_s
     return Sync(
         sent_bytes,
         {
-            "gathering": _gather_s(sent_bytes, policy_ranks, machine) + 2 * to_host,
-            "broadcast": sent_bytes / (links * assumed.link_share),
+            "gathering": engines * (_gather_s(sent_bytes, policy_ranks, machine) + 2 * to_host),
+            "broadcast": engines * sent_bytes / (links * assumed.link_share),
         },
     )
 

@@ -43,12 +43,7 @@ def test_seven_billion_on_eight_gpus() -> None:
 def test_the_resources_it_names_are_a_layout_of_their_own(tmp_path: Path) -> None:
     """Said to the stage, they are calculated as they are, and cost the same."""
     found = on(BASE, "--on", "8xH100")["stages"][1]
-    overrides = [
-        f"stages.ppo.resources.{role}.{key}={value}"
-        for role, asked in found["resources"].items()
-        if isinstance(asked, dict)
-        for key, value in asked.items()
-    ]
+    overrides = [f"stages.ppo.resources={json.dumps(found['resources'])}"]
     again = on(BASE, "--on", "8xH100", *overrides)["stages"][1]
     assert found["searched"] and not again["searched"]
     assert {**again, "searched": True} == found
@@ -76,7 +71,7 @@ def test_for_people(toy: ToyRun) -> None:
         "policy",
         "rollout",
         "weight sync",
-        "staleness 1; its longest part is ",
+        "its longest part",
         "resources: {",
         "mean_answer_share 0.5",
     ):

@@ -132,6 +132,16 @@ def test_no_other_layout_is_faster(staleness: int) -> None:
     assert tried > 3
 
 
+def test_weights_take_the_faster_road() -> None:
+    found = fastest(stage(), models(), PROMPT, machine(8))
+    assert found.layout.transfer == "nccl" and found.sync == found.nccl
+    buckets = calculate(stage(), models(), replace(found.layout, transfer="buckets"), PROMPT, machine(8))
+    assert buckets.sync == buckets.buckets
+    assert buckets.seconds - found.seconds == pytest.approx(found.buckets.seconds - found.nccl.seconds)
+    slow = machine(8, pack_bytes_per_s=1e15, open_bytes_per_s=1e15)
+    assert fastest(stage(), models(), PROMPT, slow).layout.transfer == "buckets"  # to the host and back once less
+
+
 def test_more_gpus_are_never_slower() -> None:
     seconds = [fastest(stage(), models(), PROMPT, machine(gpus)).seconds for gpus in (8, 16, 32, 64)]
     assert seconds == sorted(seconds, reverse=True) and seconds[0] > 3 * seconds[-1]

@@ -131,15 +131,16 @@ def test_sampling_more_takes_longer_and_more_at_a_time_does_not(answers: int, sl
 def test_a_weight_sync_by_hand() -> None:
     """13.5 GB: from 2 ranks to 24 GPUs, 6 of them beside rank 0, the others on 3 nodes."""
     assumed = Assumptions(link_share=1.0, pack_bytes_per_s=1e9, open_bytes_per_s=10e9)
-    sync = over_buckets(13.5e9, 2, 24, machine(32, assumed))
+    sync = over_buckets(13.5e9, 2, 12, 2, machine(32, assumed))
     assert list(sync.legs.values()) == pytest.approx(
         [13.5 / 2 / 450 + 13.5 / 64, 13.5, 3 * 13.5 / 12.5, 1.35 + 13.5 / 64], rel=1e-9
     )
     assert sync.seconds == pytest.approx(sum(sync.legs.values()))
-    alone = over_buckets(13.5e9, 2, 6, machine(8, assumed))
+    alone = over_buckets(13.5e9, 2, 6, 1, machine(8, assumed))
     assert not any("nodes" in leg for leg in alone.legs)
-    assert over_nccl(13.5e9, 2, 24, machine(32, assumed)).legs["broadcast"] == pytest.approx(13.5 / 50)
-    assert over_nccl(13.5e9, 2, 6, machine(8, assumed)).legs["broadcast"] == pytest.approx(13.5 / 450)
+    assert over_nccl(13.5e9, 2, 3, 8, machine(32, assumed)).legs["broadcast"] == pytest.approx(3 * 13.5 / 50)
+    one = over_nccl(13.5e9, 2, 1, 6, machine(8, assumed))
+    assert list(one.legs.values()) == pytest.approx([13.5 / 2 / 450 + 2 * 13.5 / 64, 13.5 / 450])
 
 
 def test_a_cluster_by_its_name() -> None:
