@@ -102,7 +102,11 @@ class Placement:
 
     def is_whole(self, timeout_s: float) -> bool:
         """Whether all bundles have a node; Ray looks for others when one is lost, and `timeout_s` is how long that may take."""
-        return self.group.wait(timeout_s)
+        deadline = time.monotonic() + timeout_s
+        while not self.group.wait(1):  # whole seconds, in which no signal is heard
+            if time.monotonic() > deadline:
+                return False
+        return True
 
 
 @contextmanager

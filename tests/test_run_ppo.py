@@ -121,7 +121,7 @@ def killed_at(tmp_path: Path) -> set[str]:
     return {file.name for file in (tmp_path / "killed").iterdir()}
 
 
-DRIVER_DIES = ("ppo_sampled:2", "ppo_updated:1", "ppo_saving:1", "after_data_before_record:1")
+DRIVER_DIES = ("ppo_sampled:2", "ppo_updated:2", "ppo_saving:2", "after_data_before_record:1")
 """Each in the first life in which it is reached so often, hence in this order."""
 
 

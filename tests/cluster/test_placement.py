@@ -126,6 +126,7 @@ def test_a_group_answers_as_one(two_cpus: None) -> None:
 def test_who_is_late_is_named_and_not_those_that_wait_for_it(two_cpus: None) -> None:
     with reserve({"policy": Role(1, 0.5), "reward": Role(2, 0.5)}, "separate", "PACK", 60.0) as placement:
         policy, reward = (spawn(role, ray.remote(Rank), placement, {}) for role in ("policy", "reward"))
+        gather([(group, group.all(lambda rank: rank.process.remote())) for group in (policy, reward)], 60, "starting")
         scores = [reward.ranks[0].number.remote(1.0), reward.ranks[1].number.remote(1.0, 5)]
         learnt = [(policy, [policy.ranks[0].number.remote(scores[1])])]
         named = r"^update: reward rank 1 on 127\.0\.0\.2 has not answered for 1 s; policy may be waiting for it$"

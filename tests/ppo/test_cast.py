@@ -21,37 +21,12 @@ from jobs.ppo.job import PpoJob
 from jobs.ppo.kl import KlState
 from jobs.ppo.progress import Progress
 from jobs.ppo.rewards import RunningScale
+from tests.ppo.idle_learner import Learner
 from tests.world.toy_ppo import toy_ppo_stage
 
 pytestmark = pytest.mark.cluster
 
 UPLOAD_S = 2.0
-
-
-class Learner:
-    """Which needs `upload_s` to commit what it saved."""
-
-    def __init__(self, upload_s: float) -> None:
-        self._upload_s, self._committed_at = upload_s, 0.0
-        self._saved_at: list[float] = []
-
-    def settle(self) -> None:
-        time.sleep(max(0.0, self._committed_at - time.monotonic()))
-
-    def save(self, step: int, history: list[dict[str, float]]) -> None:
-        self.settle()
-        self._saved_at.append(time.monotonic())
-        self._committed_at = self._saved_at[-1] + self._upload_s
-
-    def saved_at(self) -> list[float]:
-        return self._saved_at
-
-    def busy_s(self, pause_s: float = 0.0) -> float:
-        time.sleep(pause_s)
-        return 0.0
-
-    def process(self) -> int:
-        return os.getpid()
 
 
 @pytest.fixture(scope="module")
@@ -63,11 +38,11 @@ def placement() -> Iterator[Placement]:
         yield found
 
 
-def cast_of(placement: Placement, policy_s: float = 0.0, critic_s: float = 0.0) -> Cast:
+def cast_of(placement: Placement, critic_s: float = 0.0) -> Cast:
     """A policy, a critic and a sampler that run."""
     made = [
         spawn(role, ray.remote(Learner), placement, {}, upload_s)
-        for role, upload_s in {"policy": policy_s, "critic": critic_s, "rollout": 0.0}.items()
+        for role, upload_s in {"policy": 0.0, "critic": critic_s, "rollout": 0.0}.items()
     ]
     gather([(group, group.all(lambda rank: rank.process.remote())) for group in made], 60, "starting")
     job = cast(PpoJob, SimpleNamespace(stage=PpoStage.model_validate(toy_ppo_stage())))
