@@ -1,13 +1,14 @@
 """A step of PPO with four 135M models, beside its own bare parts and beside TRL 1.12, on two cores in bf16.
 
-    python tests/benchmarks/ppo.py [--model DIR] [--rounds 3] [--shapes fixed natural] [--without-table]
+    python tests/benchmarks/ppo.py [--model DIR] [--rounds 3] [--shapes fixed natural] [--races parts trl] [--without-table]
 
     ours        the shipped driver through Ray, roles colocated; a step by the wall clock, everything in it
     bare_vllm   LLM.generate of as many tokens for the same prompts, without seeds and log-probabilities
     bare_torch  plain PyTorch on the same packed rows: forwards of reference, reward, critic and old policy, both training steps
     trl         TRL's PPOTrainer on prompts of the same shape
 
-Every contender is a process of its own; they take turns, one step each, with the same allocator. One epoch, one minibatch, new
+Every contender is a process of its own; they take turns, one step each, with the same allocator: ours and the bare parts, then
+ours and TRL, because all of them together need more than 24 GiB. One epoch, one minibatch, new
 heads for reward and critic, learning rates so small that answers stay as long as they are. Shapes: fixed, 32 x 64 + 64 tokens
 without an end; natural, 16 prompts of 16 to 256 tokens whose answers end by themselves or at 256. There each side samples answers
 of its own, so TRL is compared by the time for one real token of prompts and answers; padding counts for nobody.
@@ -38,8 +39,9 @@ from tests.benchmarks import ppo_bare, ppo_driver, ppo_ours, ppo_trl, training_d
 from tests.benchmarks.ppo_work import SHAPES  # noqa: E402
 from tests.benchmarks.side_by_side import Turns, take_turns  # noqa: E402
 
-SIDES = ("trl", "bare_vllm", "bare_torch", "ours")
-"""The last goes first: the bare parts need the answers of its step."""
+RACES = {"parts": ("bare_vllm", "bare_torch", "ours"), "trl": ("trl", "ours")}
+"""Who takes turns with whom. The last goes first: the bare parts need the answers of its step."""
+SIDES = sorted({side for sides in RACES.values() for side in sides})
 WARM_UP_ROUNDS = 1
 TABLE_STEPS = 4
 """Of which the first is not counted."""
@@ -101,16 +103,22 @@ def sampled_per_s(results: Round) -> float:
     return results["ours"]["tokens"] / results["ours"]["busy/rollout/sample_s"]
 
 
-def of_rounds(rounds: list[Round]) -> dict[str, float]:
-    """All ratios that a shape gives, named without it."""
+def beside_trl(rounds: list[Round]) -> dict[str, float]:
+    """Ratios of one shape."""
 
     def per_token_s(side: dict[str, float]) -> float:
         return side["seconds"] / (side["prompt_tokens"] + side["tokens"])
 
     return {
-        "step_vs_parts": median(rounds, lambda r: r["ours"]["seconds"] / parts_s(r)),
         "generate_vs_trl": median(rounds, lambda r: sampled_per_s(r) / (r["trl"]["tokens"] / r["trl"]["generate"])),
         "step_vs_trl": median(rounds, lambda r: per_token_s(r["trl"]) / per_token_s(r["ours"])),
+    }
+
+
+def beside_parts(rounds: list[Round]) -> dict[str, float]:
+    """Ratios and shares of one shape."""
+    return {
+        "step_vs_parts": median(rounds, lambda r: r["ours"]["seconds"] / parts_s(r)),
         "rollout_vs_bare_vllm": median(
             rounds, lambda r: sampled_per_s(r) * r["bare_vllm"]["seconds"] / r["bare_vllm"]["tokens"]
         ),
@@ -135,20 +143,19 @@ def compare(arguments: argparse.Namespace) -> dict[str, float]:
     ppo_trl.fetch()
     found: dict[str, dict[str, float]] = {}
     for shape in arguments.shapes:
-        rounds = race(SIDES, shape, arguments.rounds, arguments)
-        for side in SIDES:
-            print_phases(f"{shape}: {side}", rounds, side)
-        found[shape] = of_rounds(rounds)
+        found[shape] = {}
+        for name in arguments.races:
+            rounds = race(RACES[name], shape, arguments.rounds, arguments)
+            for side in RACES[name]:
+                print_phases(f"{shape}: {side}", rounds, side)
+            found[shape] |= (beside_parts if name == "parts" else beside_trl)(rounds)
         print(f"\n{shape}: " + json.dumps({name: round(value, 4) for name, value in found[shape].items()}), flush=True)
     if not arguments.without_table:
         print_phases("fixed, overlapped", race(("overlapped",), "fixed", TABLE_STEPS, arguments), "overlapped")
         print_phases("driver, seconds of CPU a handle", race(("driver",), "fixed", 1, arguments), "driver")
-    fixed = found.get("fixed", {})
-    results = {
-        **{name: fixed[name] for name in ("step_vs_parts", "generate_vs_trl") if fixed},
-        **{f"step_vs_trl_{shape}": numbers["step_vs_trl"] for shape, numbers in found.items()},
-        **{name: fixed[name] for name in ("rollout_vs_bare_vllm", "weight_sync_share", "driver_cpu_share") if fixed},
-    }
+    results = {**found.get("fixed", {})}
+    results.pop("step_vs_trl", None)
+    results |= {f"step_vs_trl_{shape}": of["step_vs_trl"] for shape, of in found.items() if "step_vs_trl" in of}
     return {name: round(value, 4) for name, value in results.items()}
 
 
@@ -157,6 +164,7 @@ def main() -> None:
     parser.add_argument("--model", default=str(training_data.MODEL))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--shapes", nargs="+", choices=list(SHAPES), default=list(SHAPES))
+    parser.add_argument("--races", nargs="+", choices=list(RACES), default=list(RACES))
     parser.add_argument("--without-table", action="store_true")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--side", choices=[*SIDES, "overlapped", "driver"], help=argparse.SUPPRESS)

@@ -26,15 +26,18 @@ def serve(turns: Turns) -> None:
 
     with connect(Cluster(logical_cpus=max(ACTORS))):
         actor = ray.remote(num_cpus=0)(Light)
-        groups = [ActorGroup(f"light_{count}", tuple(actor.remote() for _ in range(count))) for count in ACTORS]
+        groups = [
+            ActorGroup(f"light_{count}", tuple(actor.remote() for _ in range(count)), ("here",) * count)
+            for count in ACTORS
+        ]
         for group in groups:
-            gather(group.all(lambda rank: rank.number.remote()), 300, "starting")
+            gather([(group, group.all(lambda rank: rank.number.remote()))], 300, "starting")
         while turns.wait():
             numbers: dict[str, float] = {}
             began = time.perf_counter()
             for group in groups:
                 cpu_began = time.process_time()
                 for _ in range(HANDLES // len(group.ranks)):
-                    gather(group.all(lambda rank: rank.number.remote()), 60, "numbers")
+                    gather([(group, group.all(lambda rank: rank.number.remote()))], 60, "numbers")
                 numbers[f"handle_of_{len(group.ranks)}_s"] = (time.process_time() - cpu_began) / HANDLES
             turns.report(time.perf_counter() - began, 0.0, **numbers)

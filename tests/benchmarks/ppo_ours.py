@@ -24,9 +24,8 @@ def serve(shape: Shape, model: str, threads: int, scratch: Path, turns: Turns, *
     from configs.schema.run import Cluster
     from jobs.ppo.driver import Listener, run_ppo
 
-    os.environ.update(
-        RAY_worker_niceness="0"
-    )  # Ray lets its workers give way to all else (15); no other contender does
+    # Ray lets its workers give way to all else (15); no other contender does.
+    os.environ.update(RAY_worker_niceness="0")
     job = job_of(shape, model, threads, scratch, **changes)
     began = time.perf_counter()
 
@@ -58,7 +57,7 @@ def job_of(shape: Shape, model: str, threads: int, scratch: Path, **changes: Any
     ends = end_token_ids(weights, load_tokenizer(read_tokenizer_files(weights, False)))
     stage = stage_of(shape, threads, **changes)
     return PpoJob(
-        "benchmark", stage, SEED, weights, weights, weights, {0: weights}, open_store(str(scratch / "shards")),
+        "benchmark", stage, SEED, weights, weights, weights, {0: weights}, None, open_store(str(scratch / "shards")),
         tuple(sorted(ends)) if shape.ends else (), shape.context, stage.steps, artifact, lease.attempt,
         artifact.below(f"attempts/{lease.attempt}"),
     )  # fmt: skip
