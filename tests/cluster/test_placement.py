@@ -107,18 +107,26 @@ def test_a_group_answers_as_one(two_cpus: None) -> None:
         with pytest.raises(RayTaskError, match="this rank fails"):
             gather([(group, [group.ranks[0].number.remote(1.0, 30), group.ranks[1].fail.remote()])], 60, "one fails")
         assert time.monotonic() - began < 20
-        # A turn is over when all are done, whatever they say; a rank that keeps the others waiting for nothing is told of.
-        first, second = group.ranks
-        began = time.monotonic()
-        await_all([(group, [first.number.remote(1.0, 1), second.fail.remote()])], 60, "a turn")
-        assert 1 <= time.monotonic() - began < 10
-        with pytest.raises(RayTaskError, match="this rank fails"):
-            await_all([(group, [first.number.remote(1.0, 40), second.fail.remote()])], 60, "a turn")
-        with pytest.raises(GroupTimeout, match=r"a turn: .* rank 0 on .* has not answered for 1 s"):
-            await_all([(group, [first.number.remote(1.0)])], 1.0, "a turn")
         os.kill(ray.get(group.ranks[1].process.remote()), signal.SIGKILL)
         with pytest.raises(RayActorError):
             gather([(group, [group.ranks[1].number.remote(1.0)])], 60, "a dead rank")
+        group.end()
+
+
+@pytest.mark.cluster
+def test_a_turn_is_over_when_all_are_done_whatever_they_say(two_cpus: None) -> None:
+    with reserve({"policy": Role(2, 1)}, "separate", "PACK", 60.0) as placement:
+        group = spawn("policy", ray.remote(Rank), placement, {})
+        first, second = group.ranks
+        gather([(group, group.all(lambda rank: rank.process.remote()))], 60, "starting")
+        began = time.monotonic()
+        await_all([(group, [first.number.remote(1.0, 1), second.fail.remote()])], 60, "a turn")
+        assert 1 <= time.monotonic() - began < 10
+        # A rank that keeps the others waiting for nothing is told of.
+        with pytest.raises(RayTaskError, match="this rank fails"):
+            await_all([(group, [first.number.remote(1.0, 40), second.fail.remote()])], 60, "a turn")
+        with pytest.raises(GroupTimeout, match=r"^a turn: policy rank 0 on .* has not answered for 1 s$"):
+            await_all([(group, [first.number.remote(1.0)])], 1.0, "a turn")
         group.end()
 
 
