@@ -16,6 +16,9 @@ import ray
 from cluster.placement import Placement
 from configs.errors import RunFailed
 
+LATE_S = 10.0
+"""Ranks of a group have equal work; where some are so much later than others, something may have happened."""
+
 
 class GroupTimeout(RunFailed):
     """Some rank has not answered in time; the message names it."""
@@ -88,6 +91,22 @@ Calls = Sequence[tuple[ActorGroup, Sequence[Any]]]
 """Who was asked, and the handles of the answers: one of every rank, and again one of every rank."""
 
 
+def await_all(calls: Calls, timeout_s: float, what: str) -> None:
+    """Returns when all ranks are done; what they return stays where it is, and what they have raised is told by the handles.
+
+    Raises:
+        GroupTimeout, RayActorError, RayTaskError: as `gather`, where some rank keeps the others waiting.
+    """
+    waiting, deadline = [handle for _, asked in calls for handle in asked], time.monotonic() + timeout_s
+    while waiting:
+        left_s = max(0.0, deadline - time.monotonic())
+        ready, waiting = ray.wait(waiting, num_returns=len(waiting), timeout=min(left_s, LATE_S), fetch_local=False)
+        if waiting:
+            ray.get(ready)  # has one of them raised, so that the others wait in vain?
+            if left_s <= LATE_S:
+                raise GroupTimeout(f"{what}: {_who_is_late(calls, timeout_s)}")
+
+
 def gather(calls: Calls, timeout_s: float, what: str, needs: Calls = ()) -> list[Any]:
     """What all ranks return, in the order of the calls. For numbers and handles: tensors stay where they are.
 
@@ -103,9 +122,12 @@ def gather(calls: Calls, timeout_s: float, what: str, needs: Calls = ()) -> list
     while waiting:
         left_s = max(0.0, deadline - time.monotonic())
         ready, waiting = ray.wait(waiting, num_returns=1, timeout=left_s, fetch_local=False)
-        ray.get(ready)  # at once: where one rank has raised, the others wait for it in vain
         if not ready:
             raise GroupTimeout(f"{what}: {_who_is_late([*needs, *calls], timeout_s)}")
+        if waiting:  # all that are ready by now: a wait for each would cost the driver the square of their number
+            others, waiting = ray.wait(waiting, num_returns=len(waiting), timeout=0, fetch_local=False)
+            ready += others
+        ray.get(ready)  # at once: where one rank has raised, the others wait for it in vain
     return ray.get(list(handles))
 
 

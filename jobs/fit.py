@@ -13,19 +13,13 @@ from cluster.storage import Store
 from configs.errors import DoesNotFit
 from configs.schema.evaluation import EvaluateStage
 from configs.schema.run import Run
-from configs.schema.training import TrainStage
+from configs.schema.training import Optimizer, RewardStage, TrainStage
+from jobs.estimate.memory import MASTER_BYTES, MOMENT_BYTES, Held, learner_memory
+from jobs.estimate.shape import ModelShape
 from jobs.pipeline import PlannedStage
 
-MASTER_BYTES, GRADIENT_BYTES, COMPUTE_BYTES = 4, 4, 2
-"""Of a trained number: fp32, fp32, and bf16 in the forward pass."""
-MOMENT_BYTES = {"fp32": 8.0, "8bit": 2.1}
-"""Of both of AdamW's moments of a trained number; in 8 bits with the scales of blocks of 192 to 256 numbers."""
-FROZEN_BYTES_PER_PARAMETER = {"bf16": 2, "fp32": 4}
-"""Of a model beside which adapters are trained; one in 4 bits takes less."""
 RANK_BASELINE_GIB = 0.7
 """Resident memory of a Python process with torch, transformers and ray imported; measured."""
-ACTIVATION_BYTES_PER_TOKEN_AND_LAYER = 34
-"""Times hidden size: bytes of a transformer layer's activations in 16 bit (Korthikanti et al. 2022, arXiv 2205.05198, eq. 2)."""
 REST_BYTES = 2**30
 """Corpus, shards, reports and logs of a run; their size is known only once they are made."""
 
@@ -47,18 +41,27 @@ class StageSpace:
     """`checkpoints.keep`, where there are any."""
 
 
-def training_bytes(stage: TrainStage, parameters: int, trained: int, layers: int, hidden: int) -> int:
+def training_bytes(stage: TrainStage, shape: ModelShape, trained: int) -> int:
     """Host memory of all ranks of a training stage on one CPU machine, in bytes.
 
     Args:
-        parameters: of the model; `trained` of them, or of the adapters beside it, have gradients and moments.
+        trained: numbers of the model, or of the adapters beside it, that have gradients and moments.
     """
-    frozen = 0 if stage.lora is None else parameters * FROZEN_BYTES_PER_PARAMETER[stage.precision]
+    resources = stage.resources
+    rank = learner_memory(
+        held_by_training(stage, shape, trained), resources.ranks // resources.replicas, stage.micro_batch_tokens,
+        stage.activation_checkpointing,
+    )  # fmt: skip
     # A checkpoint is written from a copy.
-    state = frozen + trained * (GRADIENT_BYTES + COMPUTE_BYTES + 2 * checkpoint_bytes(stage))
-    per_token = hidden * layers * (2 if stage.activation_checkpointing else ACTIVATION_BYTES_PER_TOKEN_AND_LAYER)
-    per_rank = RANK_BASELINE_GIB * 2**30 + stage.micro_batch_tokens * per_token
-    return int(state + stage.resources.ranks * per_rank)
+    copy = trained * checkpoint_bytes(stage.optimizer)
+    return int(copy + resources.ranks * (rank.total + RANK_BASELINE_GIB * 2**30))
+
+
+def held_by_training(stage: TrainStage, shape: ModelShape, trained: int) -> Held:
+    """The model of a training stage as its ranks hold it."""
+    base = "as_stored" if stage.lora is None else stage.lora.base
+    head = "scores" if isinstance(stage, RewardStage) else "logprobs"
+    return Held(shape, stage.precision, head, trained, stage.optimizer.state, base)
 
 
 def training_space(name: str, stage: TrainStage, trained: int, export_bytes: int) -> StageSpace:
@@ -70,21 +73,23 @@ def training_space(name: str, stage: TrainStage, trained: int, export_bytes: int
     """
     best = stage.heldout is not None and stage.heldout.export == "best"
     count = stage.checkpoints.keep + 1 + best
-    return StageSpace(name, export_bytes, int(count * trained * checkpoint_bytes(stage)), stage.checkpoints.keep)
+    return StageSpace(
+        name, export_bytes, int(count * trained * checkpoint_bytes(stage.optimizer)), stage.checkpoints.keep
+    )
 
 
-def checkpoint_bytes(stage: TrainStage) -> float:
+def checkpoint_bytes(optimizer: Optimizer) -> float:
     """Of a trained number: master and moments."""
-    return MASTER_BYTES + MOMENT_BYTES[stage.optimizer.state]
+    return MASTER_BYTES + MOMENT_BYTES[optimizer.state]
 
 
-def check_memory(name: str, stage: TrainStage, parameters: int, trained: int, layers: int, hidden: int) -> None:
+def check_memory(name: str, stage: TrainStage, shape: ModelShape, trained: int) -> None:
     """Raises DoesNotFit where the ranks of a CPU stage need more memory than is free."""
     free = psutil.virtual_memory().available
-    needed = training_bytes(stage, parameters, trained, layers, hidden)
+    needed = training_bytes(stage, shape, trained)
     if needed > free and not stage.resources.gpus_per_rank:
         raise DoesNotFit(
-            f"stages.{name} needs about {needed / 2**30:.1f} GiB of memory for {parameters / 1e6:,.1f} M parameters "
+            f"stages.{name} needs about {needed / 2**30:.1f} GiB of memory for {shape.parameters / 1e6:,.1f} M parameters "
             f"on {stage.resources.ranks} ranks, {free / 2**30:.1f} GiB are free. Lower stages.{name}.micro_batch_tokens "
             f"(now {stage.micro_batch_tokens}), set activation_checkpointing: true, or take a smaller model."
         )

@@ -110,7 +110,7 @@ def foresee(run: Run, waiting: list[PlannedStage], store: Store) -> None:
     for planned in waiting:
         check_fractions(run, planned.name, planned.stage)
         if isinstance(planned.stage, LanguageModelStage):
-            _check_batch(planned, planned.stage, _row_tokens(run, planned, store))
+            _check_batch(planned, planned.stage, row_tokens_of(run, planned, store))
         if isinstance(planned.stage, CorpusStage):
             from jobs.corpus.inputs import find_inputs
             from jobs.corpus.probe import check_sources
@@ -161,7 +161,7 @@ def _check_model(run: Run, planned: PlannedStage, waiting: dict[str, PlannedStag
         case PpoStage() as stage:
             keys = [key for key, kinds, _ in stage_inputs(stage) if kinds != ("shards",)]
             origins = {key: model_origin(planned, key, waiting, store) for key in keys}
-            prompt_tokens = _row_tokens(run, planned, store)
+            prompt_tokens = row_tokens_of(run, planned, store)
             return check_ppo(
                 run, planned.name, stage, {key: found for key, found in origins.items() if found}, prompt_tokens
             )
@@ -212,13 +212,13 @@ def _check_training(run: Run, planned: PlannedStage, stage: TrainStage, origin: 
     from jobs.train.trainable import require_trainable
 
     facts = check_model(origin.directory)
-    row_tokens = _row_tokens(run, planned, store)
+    row_tokens = row_tokens_of(run, planned, store)
     if row_tokens is not None:
         check_context(f"stages.{stage.shards}.context", row_tokens, stage.model, origin)
     _check_continued(planned, stage, store)
     shape = require_trainable(origin.directory, origin.trust_remote_code, stage, row_tokens)
     if run.cluster.address == "local":
-        check_memory(planned.name, stage, facts.parameters, shape.trained, shape.layers, shape.hidden)
+        check_memory(planned.name, stage, shape.shape, shape.trained)
     return training_space(planned.name, stage, shape.trained, facts.bytes)
 
 
@@ -231,7 +231,7 @@ def _check_batch(planned: PlannedStage, stage: LanguageModelStage, row_tokens: i
         )
 
 
-def _row_tokens(run: Run, planned: PlannedStage, store: Store) -> int | None:
+def row_tokens_of(run: Run, planned: PlannedStage, store: Store) -> int | None:
     """The context of the shards that a stage trains on."""
     assert isinstance(planned.stage, TrainStage | PpoStage), planned.name
     shards = run.stages.get(planned.stage.shards)

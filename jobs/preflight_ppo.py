@@ -4,7 +4,8 @@ roles --bundles--> CPUs, GPUs     models --headers--> memory of all roles, disk 
 """
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import psutil
 
@@ -12,17 +13,13 @@ from cluster.placement import bundles_of, describe_roles
 from configs.errors import DoesNotFit
 from configs.schema.ppo_stage import PpoStage
 from configs.schema.run import Run
-from jobs.fit import (
-    ACTIVATION_BYTES_PER_TOKEN_AND_LAYER,
-    COMPUTE_BYTES,
-    FROZEN_BYTES_PER_PARAMETER,
-    GRADIENT_BYTES,
-    MASTER_BYTES,
-    MOMENT_BYTES,
-    RANK_BASELINE_GIB,
-    StageSpace,
-)
+from jobs.estimate.memory import RankMemory
+from jobs.estimate.roles import Layout, PpoModels, held_by, judges, layout_of, role_memory
+from jobs.fit import RANK_BASELINE_GIB, StageSpace, checkpoint_bytes
 from jobs.origin import Origin, check_context
+
+if TYPE_CHECKING:
+    from jobs.train.trainable import Trainable
 
 ENGINE_BASELINE_GIB = 1.1
 """Resident memory of a process with vLLM imported, on a CPU; measured."""
@@ -63,13 +60,60 @@ def check_ppo(
     longest = (prompt_tokens or 0) + stage.max_new_tokens
     for key, origin in origins.items():
         check_context(f"stages.{name}.max_new_tokens + context of {stage.shards}", longest, key, origin)
-    shape = require_computable(policy.directory, policy.trust_remote_code, "logprobs", stage.lora, longest)
-    facts = check_model(policy.directory)
-    state = MASTER_BYTES + MOMENT_BYTES[stage.optimizer.state]
-    trained = shape.trained + (facts.parameters if stage.needs_critic else 0)
-    if run.cluster.address == "local" and not stage.resources.policy.gpus_per_rank:
-        _check_memory(name, stage, facts.parameters, trained, shape.layers * shape.hidden)
-    return StageSpace(name, facts.bytes, int((stage.checkpoints.keep + 1) * trained * state), stage.checkpoints.keep)
+    found = require_computable(policy.directory, policy.trust_remote_code, "logprobs", stage.lora, longest)
+    models = models_of(stage, origins, found)
+    trained = sum(held.trained for held in held_by(stage, models).values())
+    if run.cluster.address == "local":
+        _check_memory(name, stage, memory_of(stage, models, prompt_tokens or 0))
+    passing = (stage.checkpoints.keep + 1) * trained * checkpoint_bytes(stage.optimizer)
+    return StageSpace(name, check_model(policy.directory).bytes, int(passing), stage.checkpoints.keep)
+
+
+def models_of(stage: PpoStage, origins: Mapping[str, Origin], policy: "Trainable") -> PpoModels:
+    """Sizes of all models of a stage; one whose files are not at hand is taken to be as large as the policy.
+
+    Args:
+        origins: by config key; that of the policy is `policy` already.
+    """
+    from jobs.train.trainable import shape_of
+
+    known = {origins["model"].directory.root: policy.shape}
+    for origin in origins.values():
+        if origin.directory.root not in known:
+            known[origin.directory.root] = shape_of(origin.directory, origin.trust_remote_code)
+    shapes = {key: known[origin.directory.root] for key, origin in origins.items()}
+    return PpoModels(
+        policy.shape, policy.trained, shapes.get("critic", policy.shape), shapes.get("reference", policy.shape),
+        {role: shapes.get(key, policy.shape) for role, key in judges(stage).items()},
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class PpoMemory:
+    """What the ranks of a stage hold, and what comes to it on one machine without GPUs.
+
+    Example:
+        PpoMemory(layout, {"policy": RankMemory(...), "rollout": RankMemory(...)}, host_bytes=9.1e9)
+    """
+
+    layout: Layout
+    ranks: Mapping[str, RankMemory]
+    """Of one rank of each role."""
+    host_bytes: float
+    """Of all of them on one machine, with their processes and the copy that a checkpoint is written from."""
+
+
+def memory_of(stage: PpoStage, models: PpoModels, prompt_tokens: int) -> PpoMemory:
+    """As the stage's resources ask. On GPUs the cache of the samplers is what is left, and not counted."""
+    engines = stage.resources.rollout
+    cache = 0.0 if engines.gpus_per_rank else engines.kv_cache_gib * 2**30
+    layout = layout_of(stage)
+    memory = role_memory(stage, models, layout, cache, prompt_tokens)
+    host = sum(layout.ranks[role] * rank.total for role, rank in memory.items())
+    host += (sum(layout.ranks.values()) - engines.ranks) * RANK_BASELINE_GIB * 2**30
+    host += engines.ranks * ENGINE_BASELINE_GIB * 2**30
+    trained = sum(held.trained for held in held_by(stage, models).values())
+    return PpoMemory(layout, memory, host + trained * checkpoint_bytes(stage.optimizer))
 
 
 def _check_cpus(run: Run, name: str, stage: PpoStage) -> None:
@@ -101,23 +145,42 @@ def _check_functions(stage: PpoStage) -> None:
             import_function(source.function)
 
 
-def _check_memory(name: str, stage: PpoStage, parameters: int, trained: int, activations: int) -> None:
-    """All models are of about the policy's size; each rank has its share of them."""
-    from jobs.ppo.roles import judges_of
+def _check_memory(name: str, stage: PpoStage, memory: PpoMemory) -> None:
+    """Against the memory of this machine; of its GPUs, where the policy has some."""
+    if stage.resources.policy.gpus_per_rank:
+        free, where = _gpu_bytes(), "a GPU of this machine has"
+        needed, what = max(rank.total for rank in memory.ranks.values()), "on the fullest GPU"
+        more = "give policy and critic more ranks"
+    else:
+        free, where = psutil.virtual_memory().available, "free are"
+        needed, what = memory.host_bytes, "for all its models"
+        more = f"lower rollout.kv_cache_gib (now {stage.resources.rollout.kv_cache_gib:g})"
+    if free is None or needed <= free:
+        return
+    each = ", ".join(
+        f"{role} {memory.layout.ranks[role]} x {rank.total / 2**30:.2g}" for role, rank in memory.ranks.items()
+    )
+    raise DoesNotFit(
+        f"stages.{name} needs about {needed / 2**30:.1f} GiB of memory {what}, {where} {free / 2**30:.1f} GiB (ranks x GiB: "
+        f"{each}). {ways_to_fit(stage, more)}"
+    )
 
-    resources = stage.resources
-    frozen = int(stage.loads_reference) + sum(source.model is not None for source in judges_of(stage).values())
-    models = trained * (GRADIENT_BYTES + COMPUTE_BYTES + 2 * (MASTER_BYTES + MOMENT_BYTES[stage.optimizer.state]))
-    models += frozen * parameters * FROZEN_BYTES_PER_PARAMETER[stage.precision]
-    sampler = parameters * FROZEN_BYTES_PER_PARAMETER[stage.precision]
-    engine = sampler + (resources.rollout.kv_cache_gib + ENGINE_BASELINE_GIB) * 2**30
-    per_rank = RANK_BASELINE_GIB * 2**30 + stage.micro_batch_tokens * activations * ACTIVATION_BYTES_PER_TOKEN_AND_LAYER
-    learners = resources.policy.ranks + (resources.critic.ranks if stage.needs_critic else 0)
-    needed = models + learners * per_rank + frozen * RANK_BASELINE_GIB * 2**30 + resources.rollout.ranks * engine
-    free = psutil.virtual_memory().available
-    if needed > free:
-        raise DoesNotFit(
-            f"stages.{name} needs about {needed / 2**30:.1f} GiB of memory for all its models of {parameters / 1e6:,.1f} M "
-            f"parameters, {free / 2**30:.1f} GiB are free. Use `lora`, lower micro_batch_tokens (now "
-            f"{stage.micro_batch_tokens}) or rollout.kv_cache_gib, set activation_checkpointing: true, or take a smaller model."
-        )
+
+def ways_to_fit(stage: PpoStage, *more: str) -> str:
+    """What would make a stage smaller, the most helpful first; `more` of them at the end."""
+    ways = []
+    if stage.lora is None:
+        ways += ["use `lora`", "set optimizer.state: 8bit (and critic_optimizer.state)"]
+    if stage.needs_critic:
+        ways.append("take estimator: grpo or rloo, which have no critic")
+    if not stage.activation_checkpointing:
+        ways.append("set activation_checkpointing: true")
+    ways += [f"lower micro_batch_tokens (now {stage.micro_batch_tokens})", *more]
+    return f"{ways[0][0].upper()}{'; '.join(ways)[1:]}; or take a smaller model."
+
+
+def _gpu_bytes() -> int | None:
+    """Memory of the first GPU here; None where there is none."""
+    import torch
+
+    return torch.cuda.get_device_properties(0).total_memory if torch.cuda.is_available() else None

@@ -179,7 +179,9 @@ class PpoStage(Node):
     lora: Lora | None = Field(default=None, description="Of the policy; its critic is trained whole.")
     precision: Literal["bf16", "fp32"] = "bf16"
     unit_prompts: PositiveInt = recorded_only(
-        8, description="Prompts whose answers are scored together, as soon as all of them are there."
+        8,
+        description="Prompts whose answers are scored together, as soon as all of them are there; colocated roles take turns, "
+        "and each scores all answers of a step together.",
     )
     micro_batch_tokens: PositiveInt = recorded_only(2048, description="Most tokens in one forward pass of one rank.")
     activation_checkpointing: bool = recorded_only(False)

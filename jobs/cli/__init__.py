@@ -7,7 +7,7 @@ import sys
 import typer
 
 from configs.errors import Stopped, user_error_inside
-from jobs.cli import cluster, data, doctor, inspect, merging, run, samples, serving
+from jobs.cli import cluster, data, doctor, inspect, merging, plan, run, samples, serving
 
 app = typer.Typer(
     name="acclimate",
@@ -18,7 +18,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for verb in (
-    run.plan, run.run, cluster.submit, cluster.status, cluster.logs, inspect.ls, cluster.stop, run.evaluate_models,
+    plan.plan, run.run, cluster.submit, cluster.status, cluster.logs, inspect.ls, cluster.stop, run.evaluate_models,
     serving.serve, merging.merge, samples.samples, inspect.lineage, inspect.gc, inspect.schema, doctor.doctor,
 ):  # fmt: skip
     app.command(name="eval" if verb is run.evaluate_models else None)(verb)

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from jobs.cli.places import StoreOption, load_config
-from jobs.cli.run import ConfigArgument, JsonOption, OverridesArgument
+from jobs.cli.plan import ConfigArgument, JsonOption, OverridesArgument
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -49,6 +49,14 @@ def load_config(config: str, overrides: list[str] | None, option: str | None) ->
     return load_run(config, tuple(given))
 
 
+def load(config: str, overrides: list[str] | None, store: str | None) -> "tuple[Loaded, Store]":
+    """A run file and the store that counts, opened. Raises ConfigError."""
+    from cluster.storage import open_store
+
+    loaded = load_config(config, overrides, store)
+    return loaded, open_store(loaded.run.store)
+
+
 def open_for_looking(option: str | None) -> "Store":
     """The store of a verb that only reads: an unreachable one is said soon, since nothing is lost by an error.
 

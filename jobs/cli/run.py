@@ -1,20 +1,19 @@
-"""`plan`, `run` and `eval`: the verbs that compute."""
+"""`run` and `eval`: the verbs that compute."""
 
 import json
 import os
 import sys
 from collections.abc import Callable
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from jobs.cli.display import Display
 from jobs.cli.interrupts import stop_on_signals
-from jobs.cli.places import StoreOption, load_config, store_argument
+from jobs.cli.places import StoreOption, load, load_config, store_argument
+from jobs.cli.plan import ConfigArgument, JsonOption, OverridesArgument, plan_table, planned_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,42 +24,6 @@ if TYPE_CHECKING:
     from jobs.pipeline import PlannedStage, Watch
     from jobs.tracking import Track
 
-ConfigArgument = Annotated[str, typer.Argument(metavar="CONFIG", help="A run file, e.g. configs/quickstart.yaml.")]
-OverridesArgument = Annotated[
-    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Dotted overrides, e.g. stages.cpt.steps=10.")
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
-
-
-def plan(
-    config: ConfigArgument,
-    overrides: OverridesArgument = None,
-    store: StoreOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Show stages, data, tokens and what will be reused, and refuse what `run` would refuse; starts nothing."""
-    from cluster.storage import Patience
-    from jobs.pipeline import State, plan_run
-    from jobs.preflight import foresee
-
-    loaded, opened = _load(config, overrides, store)
-    # Somebody waits and nothing is lost by an error: an unreachable store is said soon.
-    opened = replace(opened, patience=Patience.PROBE)
-    planned = plan_run(loaded.run, opened)
-    # What `run` would refuse, a plan does not show as if it could be done.
-    foresee(loaded.run, [stage for stage in planned if stage.state is not State.DONE], opened)
-    rows = _planned_rows(planned)
-    if as_json:
-        document = {
-            "run": loaded.run.name,
-            "store": opened.root,
-            "stages": rows,
-            "config": loaded.run.model_dump(mode="json"),
-        }
-        print(json.dumps(document, indent=2))  # noqa: T201 - data goes to stdout
-        return
-    Console().print(_plan_table(rows, f"{loaded.run.name} in {opened.root}"))
-
 
 def run(
     config: ConfigArgument,
@@ -69,7 +32,7 @@ def run(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before work starts on a cluster.")] = False,
 ) -> None:
     """Compute what is not done yet; the same command resumes an interrupted run."""
-    loaded, opened = _load(config, overrides, store)
+    loaded, opened = load(config, overrides, store)
     console = Console(stderr=True)
     _show_results(_execute(loaded, opened, console, yes), console)
 
@@ -98,42 +61,13 @@ def evaluate_models(
     name = next((name for name, stage in loaded.run.stages.items() if stage.stage == "evaluate"), None)
     if name is None:
         raise ConfigError(f"{config}: no evaluate stage says which held-out sets to use")
-    loaded, opened = _load(config, [*overrides, f"stages.{name}.models={json.dumps(chosen)}"], store)
+    loaded, opened = load(config, [*overrides, f"stages.{name}.models={json.dumps(chosen)}"], store)
     console = Console(stderr=True)
     artifacts = _execute(loaded, opened, console, True, only=name)
     if as_json:
         print(json.dumps(artifacts[name].content.read_json("evaluation.json"), indent=2))  # noqa: T201 - data
     else:
         _show_results(artifacts, console)
-
-
-def _load(config: str, overrides: list[str] | None, store: str | None) -> "tuple[Loaded, Store]":
-    from cluster.storage import open_store
-
-    loaded = load_config(config, overrides, store)
-    return loaded, open_store(loaded.run.store)
-
-
-def _planned_rows(planned: "list[PlannedStage]") -> list[dict[str, Any]]:
-    from jobs.preflight import describe
-
-    return [
-        {
-            "name": stage.name, "kind": stage.stage.stage, "key": stage.key, "state": stage.state.value,
-            "parents": stage.parents, **describe(stage),
-        }
-        for stage in planned
-    ]  # fmt: skip
-
-
-def _plan_table(rows: list[dict[str, Any]], title: str) -> Table:
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
-    for column in ("stage", "kind", "key", "will be", "what"):
-        table.add_column(column, overflow="fold")
-    words = {"done": "reused", "resume": "resumed", "new": "computed"}
-    for row in rows:
-        table.add_row(row["name"], row["kind"], row["key"], words[row["state"]], row["what"])
-    return table
 
 
 def _execute(loaded: "Loaded", store: "Store", console: Console, yes: bool, only: str | None = None) -> dict[str, Any]:
@@ -226,7 +160,7 @@ def _ask(loaded: "Loaded", planned: "list[PlannedStage]", store: "Store", consol
     """A run on a cluster costs money: it is shown and confirmed first. A local one starts at once."""
     if yes or loaded.run.cluster.address == "local":
         return
-    console.print(_plan_table(_planned_rows(planned), f"{loaded.run.name} in {store.root}"))
+    console.print(plan_table(planned_rows(planned), f"{loaded.run.name} in {store.root}"))
     if not sys.stdin.isatty():
         from configs.errors import UserError
 

@@ -13,7 +13,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayActorError
 
-from cluster.group import ActorGroup, Calls, GroupTimeout, Rendezvous, gather, spawn
+from cluster.group import ActorGroup, Calls, GroupTimeout, Rendezvous, await_all, gather, spawn
 from cluster.placement import Placement
 from cluster.storage import Store
 from cluster.weights import WeightSyncFailed
@@ -101,9 +101,14 @@ class Cast:
         found = [self.policy, self.critic, self.reference, *(group for _, group in self.rewards), self.gold]
         return [group for group in found if group is not None]
 
+    @property
+    def learners(self) -> list[ActorGroup]:
+        """Policy, and critic where there is one."""
+        return [group for group in (self.policy, self.critic) if group is not None]
+
     def learners_do(self, call: Callable[[Any], Any]) -> Calls:
         """The same of every rank of policy and critic."""
-        return [(group, group.all(call)) for group in (self.policy, self.critic) if group is not None]
+        return [(group, group.all(call)) for group in self.learners]
 
     def sample(self, table: PromptTable, asked: Asked) -> list[Any]:
         """Begins to sample; a stream of unit handles for every engine."""
@@ -120,24 +125,28 @@ class Cast:
     def judge(self, asked: Asked, streams: list[Any]) -> Judged:
         """Sends every unit to all who judge, as soon as it is there; returns when the last was sampled.
 
-        Answers to learn from get the critic's values; held-out ones are judged by the gold reward too.
+        Answers to learn from get the critic's values; held-out ones are judged by the gold reward too. Where roles take turns,
+        all units go to one role after the other, and the last of them is done when this returns.
 
         Raises:
             SamplersLost, GroupTimeout.
         """
         judged = Judged(asked, [], [(weight, []) for weight, _ in self.rewards], [], [])
-        for unit in self._units(streams):
-            judged.units.append(unit)
-            for (_, handles), (_, group) in zip(judged.scores, self.rewards, strict=True):
-                handles += group.all(lambda rank, unit=unit: rank.score.remote(asked, [unit]))
-            if self.reference is not None:
-                judged.reference.extend(self.reference.all(lambda rank, unit=unit: rank.score.remote(asked, [unit])))
-            elif self.job.stage.needs_reference:
-                judged.reference.extend(self.policy.all(lambda rank, unit=unit: rank.base_logprobs.remote([unit])))
-            if self.gold is not None and asked.split == "heldout":
-                judged.gold.extend(self.gold.all(lambda rank, unit=unit: rank.score.remote(asked, [unit])))
-            if self.critic is not None and asked.split == "train":
-                judged.values.extend(self.critic.all(lambda rank, unit=unit: rank.score.remote(asked, [unit])))
+        judging = [(group, handles) for (_, group), (_, handles) in zip(self.rewards, judged.scores, strict=True)]
+        if self.reference is not None:
+            judging.append((self.reference, judged.reference))
+        if self.gold is not None and asked.split == "heldout":
+            judging.append((self.gold, judged.gold))
+        if self.critic is not None and asked.split == "train":
+            judging.append((self.critic, judged.values))
+        for units in [[*self._units(streams)]] if self.takes_turns else ([unit] for unit in self._units(streams)):
+            judged.units.extend(units)
+            for group, handles in judging:
+                handles += self.turn(group, lambda rank, units=units: rank.score.remote(asked, units))
+            if self.reference is None and self.job.stage.needs_reference:
+                judged.reference.extend(
+                    self.turn(self.policy, lambda rank, units=units: rank.base_logprobs.remote(units))
+                )
         return judged
 
     def calls_in(self, judged: Judged) -> Calls:
@@ -147,6 +156,18 @@ class Cast:
         found += [(self.gold, judged.gold)] if self.gold is not None else []
         found += [(self.critic, judged.values)] if self.critic is not None else []
         return [*found, (self.policy, judged.old)]
+
+    @property
+    def takes_turns(self) -> bool:
+        """Whether roles have the same cores, so that two at a time would only be in each other's way."""
+        return self.job.stage.resources.placement == "colocated"
+
+    def turn(self, group: ActorGroup, call: Callable[[Any], Any]) -> list[Any]:
+        """Calls all ranks; where roles take turns, returns when they are done. What they raise is told by the handles."""
+        handles = group.all(call)
+        if self.takes_turns:
+            await_all([(group, handles)], self.job.stage.resources.step_timeout_s, "a turn")
+        return handles
 
     def _units(self, streams: list[Any]) -> Iterator[Handle]:
         waiting = list(streams)
@@ -223,11 +244,12 @@ class Cast:
         starting = self.samplers.all(lambda sampler: sampler.start.remote())
         gather([(self.samplers, starting)], resources.start_timeout_s, "starting engines again")
 
-    def busy_s(self) -> dict[str, float]:
-        """How long the busiest rank of each role has worked since the last call."""
+    def busy_s(self) -> dict[str, dict[str, float]]:
+        """What the busiest rank of each role has worked since the last call, and how long, by role."""
         asked = [(group, group.all(lambda rank: rank.busy_s.remote())) for group in [*self._groups(), self.samplers]]
         timeout_s = self.job.stage.resources.step_timeout_s
-        return {call[0].role: max(gather([call], timeout_s, "its clock")) for call in asked}
+        said = {call[0].role: gather([call], timeout_s, "its clock") for call in asked}
+        return {role: max(of_ranks, key=lambda busy: sum(busy.values())) for role, of_ranks in said.items()}
 
     def dead(self, within_s: float, groups: Sequence[ActorGroup] | None = None) -> str | None:
         """The name of an actor that turns out to be dead; returns at once where all answer, who is busy is waited for."""

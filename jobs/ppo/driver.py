@@ -95,13 +95,14 @@ class _Clock:
         self.phases[f"time/{phase}_s"] = now - (self._last or self.began)
         self._last = now
 
-    def numbers(self, busy_s: dict[str, float], tokens: float) -> dict[str, float]:
+    def numbers(self, busy_s: dict[str, dict[str, float]], tokens: float) -> dict[str, float]:
         step_s = time.perf_counter() - self.began
-        idle = {f"idle/{role}": max(0.0, 1 - busy / step_s) for role, busy in busy_s.items()}
+        idle = {f"idle/{role}": max(0.0, 1 - sum(busy.values()) / step_s) for role, busy in busy_s.items()}
+        busy = {f"busy/{role}/{doing}_s": s for role, of_role in busy_s.items() for doing, s in of_role.items()}
         cpu_s = time.process_time() - self.cpu_began
         return {
-            **self.phases, **idle, "time/step_s": step_s, "time/driver_cpu_s": cpu_s, "tokens_per_s": tokens / step_s,
-            "tokens": tokens,
+            **self.phases, **idle, **busy, "time/step_s": step_s, "time/driver_cpu_s": cpu_s,
+            "tokens_per_s": tokens / step_s, "tokens": tokens,
         }  # fmt: skip
 
 
@@ -177,11 +178,11 @@ def _synced(cast: Cast, version: int, probe: bool, listener: Listener) -> Synced
 
 
 def _update(cast: Cast, judged: Judged, progress: Progress) -> Updated:
-    """Policy and critic learn at the same time; their numbers in one."""
+    """Policy and critic learn at the same time, or in turn; their numbers in one."""
     stage, step = cast.job.stage, progress.step
-    judged = replace(judged, old=cast.policy.all(lambda rank: rank.old_logprobs.remote(judged.units, step)))
+    judged = replace(judged, old=cast.turn(cast.policy, lambda rank: rank.old_logprobs.remote(judged.units, step)))
     control = Control(step, progress.kl.coefficient, progress.scale, stage.health.probes(step))
-    learning = cast.learners_do(lambda rank: rank.update.remote(judged, control))
+    learning = [(group, cast.turn(group, lambda rank: rank.update.remote(judged, control))) for group in cast.learners]
     done: list[Updated] = gather(learning, stage.resources.step_timeout_s, "update", needs=cast.calls_in(judged))
     metrics = {**done[-1].metrics, **done[0].metrics}  # of the critic, where there is one, and of the policy
     return replace(done[0], metrics=metrics)

@@ -26,12 +26,7 @@ def evaluate(job: PpoJob, cast: Cast, judged: Judged, progress: Progress) -> Pro
 
     The same prompts and seeds every time, so that two evaluations differ by the policy alone.
     """
-    old = [
-        handle
-        for unit in judged.units
-        for handle in cast.policy.all(lambda rank, unit=unit: rank.logprobs.remote([unit]))
-    ]
-    judged = replace(judged, old=old)
+    judged = replace(judged, old=cast.turn(cast.policy, lambda rank: rank.logprobs.remote(judged.units)))
     watching = [(cast.policy, [cast.policy.ranks[0].watch.remote(judged)])]
     timeout_s = job.stage.resources.step_timeout_s
     found: Watched = gather(watching, timeout_s, "evaluation", needs=cast.calls_in(judged))[0]

@@ -24,12 +24,11 @@ from jobs.ppo.offer import Announced, Synced
 from jobs.ppo.probe import Probe
 from jobs.ppo.probing import probe_logprobs, probe_sequences
 from jobs.ppo.prompts import read_prompts
-from jobs.ppo.ranks import Clock, join, numbers_of_tokens, own_micro_batches, read_unit
+from jobs.ppo.ranks import Clock, join, numbers_of_tokens, own_micro_batches, read_units
 from jobs.ppo.rewards import RunningScale
 from jobs.ppo.roles import CRITIC, POLICY
-from jobs.ppo.samples import write_samples
+from jobs.ppo.samples import SampleWriter
 from jobs.ppo.update import batches_of, learn, per_answer, plan_of, watched_sums, whiten
-from jobs.records import Rollout
 from jobs.train.adapters import without_adapters
 from jobs.train.broadcast import announce_weights, weight_buckets
 from jobs.train.checkpoint import CheckpointWriter, find_checkpoints, restore
@@ -85,48 +84,50 @@ class Policy:
             trust_remote_code=self._job.trust_remote_code, seed=self._job.seed, lora=stage.lora,
         )  # fmt: skip
         self.learner, self._checkpoints = _loaded(self._job, spec, rendezvous.ranks, POLICY, checkpoint)
+        self._samples = SampleWriter(self._job)
         self._probe_text = probe_sequences(read_prompts(self._job.shards, "train").rows)
         self._probed: Tensor | None = None  # log-probabilities of the probe by the weights that samplers have
 
     def old_logprobs(self, units: Sequence[Handle], step: int) -> Column:
         """Of this rank's answers, in the micro-batches that the first epoch learns from: its first ratios are exactly 1."""
-        answers: dict[int, list[Rollout]] = {}
-        for unit in units:
-            answers |= read_unit(unit)
         algorithm = self._job.stage.algorithm
-        experience = Experience(dict(sorted(answers.items())), {}, {}, {}, {}, algorithm.answers_per_prompt)
+        answers = dict(sorted(read_units(units).items()))
+        experience = Experience(answers, {}, {}, {}, {}, algorithm.answers_per_prompt)
         plan = plan_of(self._job, experience, step)
         micro_batches = [
             experience.rollouts(batch) for minibatch in plan.of_rank(dist.get_rank()) for batch in minibatch
         ]
-        with self._clock.working():
+        with self._clock.working("old_logprobs"):
             return numbers_of_tokens(self.learner, micro_batches, algorithm.temperature, algorithm.answers_per_prompt)
 
     def logprobs(self, units: Sequence[Handle]) -> Column:
-        """Of this rank's answers in a unit, for evaluations; collective."""
+        """Of this rank's answers in some units, for evaluations; collective."""
+        return self._logprobs(units, "heldout")
+
+    def _logprobs(self, units: Sequence[Handle], doing: str) -> Column:
         algorithm = self._job.stage.algorithm
-        with self._clock.working():
-            micro_batches = own_micro_batches(read_unit(units[0]), self._job.stage.micro_batch_tokens)
+        with self._clock.working(doing):
+            micro_batches = own_micro_batches(read_units(units), self._job.stage.micro_batch_tokens)
             return numbers_of_tokens(self.learner, micro_batches, algorithm.temperature, algorithm.answers_per_prompt)
 
     def base_logprobs(self, units: Sequence[Handle]) -> Column:
         """As `logprobs`, by the model below the adapters: the policy is its own reference."""
         with without_adapters(self.learner.sharded.module):
-            return self.logprobs(units)
+            return self._logprobs(units, "judge")
 
     def update(self, judged: Judged, control: Control) -> Updated:
         """Learns from a step's answers; collective. The samples of the step are written before the first weight changes."""
         job = self._job
         algorithm = job.stage.algorithm
         experience = fetch(judged, algorithm.answers_per_prompt)
-        with self._clock.working():
+        with self._clock.working("update"):
             scale = control.scale.including(experience.all_scores())
             plan = plan_of(job, experience, control.step)
             learnt = estimate(
                 experience, plan.prompts_of_rank(dist.get_rank()), algorithm, scale, control.kl_coefficient
             )
             if dist.get_rank() == 0:
-                write_samples(job, judged.asked, experience)
+                self._samples.write(judged.asked, experience)
             totals = watched_sums(self.learner, learnt, experience)
             advantages = whiten(self.learner, learnt.advantages) if algorithm.whitens else learnt.advantages
             batches = batches_of(experience, plan, learnt, advantages)
@@ -148,12 +149,12 @@ class Policy:
     def watch(self, judged: Judged) -> Watched:
         """What there is to say about answers that nobody learns from; one rank does it alone, and keeps the answers."""
         experience = fetch(judged, self._job.stage.algorithm.answers_per_prompt)
-        write_samples(self._job, judged.asked, experience)
+        self._samples.write(judged.asked, experience)
         return watched(experience)
 
     def announce(self, version: int, probe: bool) -> Announced | None:
         """Puts the weights into the object store, bucket by bucket; on rank 0 what samplers need to take them. Collective."""
-        with self._clock.working():
+        with self._clock.working("sync"):
             manifest = announce_weights(self.learner, version, COMPUTE_TYPES[self._job.stage.precision])
             buckets: list[Bucket] = []
             for bucket in weight_buckets(self.learner, manifest):
@@ -168,7 +169,7 @@ class Policy:
         """Sends the weights from GPU to GPU; on rank 0 what each sampler says. Collective. Not run: no GPU here."""
         from jobs.ppo.gpu_sync import send_to
 
-        with self._clock.working():
+        with self._clock.working("sync"):
             manifest = announce_weights(self.learner, version, COMPUTE_TYPES[self._job.stage.precision])
             return send_to(samplers, self.learner, manifest, self._next_probe(probe), self._job.stage.resources)
 
@@ -197,7 +198,7 @@ class Policy:
         if self._job.stage.lora is not None:
             self.learner.export_adapters(self._job.output.below("adapter"))
 
-    def busy_s(self) -> float:
+    def busy_s(self) -> dict[str, float]:
         return self._clock.take()
 
 
@@ -224,11 +225,11 @@ class Critic:
         self._learner, self._checkpoints = _loaded(self._job, spec, rendezvous.ranks, CRITIC, checkpoint)
 
     def score(self, asked: Asked, units: Sequence[Handle]) -> Column:
-        """The value of the state before every token of this rank's answers in a unit; collective."""
+        """The value of the state before every token of this rank's answers in some units; collective."""
         del asked
         stage = self._job.stage
-        with self._clock.working():
-            micro_batches = own_micro_batches(read_unit(units[0]), stage.micro_batch_tokens)
+        with self._clock.working("judge"):
+            micro_batches = own_micro_batches(read_units(units), stage.micro_batch_tokens)
             return numbers_of_tokens(self._learner, micro_batches, 1.0, stage.algorithm.answers_per_prompt)
 
     def update(self, judged: Judged, control: Control) -> Updated:
@@ -236,7 +237,7 @@ class Critic:
         job = self._job
         algorithm = job.stage.algorithm
         experience = fetch(judged, algorithm.answers_per_prompt)
-        with self._clock.working():
+        with self._clock.working("update"):
             scale = control.scale.including(experience.all_scores())
             plan = plan_of(job, experience, control.step)
             learnt = estimate(
@@ -261,7 +262,7 @@ class Critic:
     def settle(self) -> None:
         self._checkpoints.wait()
 
-    def busy_s(self) -> float:
+    def busy_s(self) -> dict[str, float]:
         return self._clock.take()
 
 

@@ -1,12 +1,12 @@
-"""What the ranks of policy, critic, reference and reward share: meeting, scoring a unit, keeping time.
+"""What the ranks of policy, critic, reference and reward share: meeting, scoring units, keeping time.
 
-unit (prompts with all their answers) --share out over ranks--> forward --> Column | Scores, of this rank's answers
+units (prompts with all their answers) --share out over ranks--> forward --> Column | Scores, of this rank's answers
 """
 
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
@@ -50,35 +50,39 @@ def join(rendezvous: Rendezvous, own: RoleResources, resources: PpoResources) ->
 
 @dataclass
 class Clock:
-    """How long a rank has worked, and not waited, since it was asked last."""
+    """How long a rank has worked, and not waited, since it was asked last; by what it did."""
 
-    busy_s: float = 0.0
+    busy_s: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
-    def working(self) -> Iterator[None]:
+    def working(self, doing: str) -> Iterator[None]:
         began = time.perf_counter()
         try:
             yield
         finally:
-            self.busy_s += time.perf_counter() - began
+            self.busy_s[doing] = self.busy_s.get(doing, 0.0) + time.perf_counter() - began
 
-    def take(self) -> float:
-        taken, self.busy_s = self.busy_s, 0.0
+    def take(self) -> dict[str, float]:
+        taken, self.busy_s = self.busy_s, {}
         return taken
 
 
-def read_unit(handle: Handle) -> dict[int, list[Rollout]]:
-    """The answers of a unit by prompt."""
+def read_units(units: Sequence[Handle]) -> dict[int, list[Rollout]]:
+    """The answers of some units by prompt."""
     answers: dict[int, list[Rollout]] = {}
-    for rollout in ray.get(handle):
-        answers.setdefault(rollout.prompt_id, []).append(rollout)
+    for unit in ray.get(list(units)):
+        for rollout in unit:
+            answers.setdefault(rollout.prompt_id, []).append(rollout)
     return answers
 
 
-def own_micro_batches(unit: dict[int, list[Rollout]], micro_batch_tokens: int) -> list[list[Rollout]]:
-    """This rank's part of a unit, as many micro-batches as every other rank has."""
-    shared = share_out(sorted(unit), tokens_by_prompt(unit), dist.get_world_size(), micro_batch_tokens)
-    return [[answer for prompt in batch for answer in unit[prompt]] for batch in shared[dist.get_rank()]]
+def own_micro_batches(answers: dict[int, list[Rollout]], micro_batch_tokens: int) -> list[list[Rollout]]:
+    """This rank's part of some units, as many micro-batches as every other rank has.
+
+    It depends on which prompts they are, not on the order in which their answers came.
+    """
+    shared = share_out(sorted(answers), tokens_by_prompt(answers), dist.get_world_size(), micro_batch_tokens)
+    return [[answer for prompt in batch for answer in answers[prompt]] for batch in shared[dist.get_rank()]]
 
 
 def numbers_of_tokens(

@@ -53,7 +53,7 @@ class Sampler:
         self._engine.wake()
         stream = self._engine.generate(requests, self._job.sampling)
         while True:
-            with self._clock.working():
+            with self._clock.working("sample"):
                 of_prompt = next(stream, None)
             if of_prompt is None:
                 self._engine.sleep()
@@ -72,7 +72,7 @@ class Sampler:
         Raises:
             WeightSyncFailed: they were not taken; nothing is sampled before `reload`.
         """
-        with self._clock.working():
+        with self._clock.working("sync"):
             self._engine.wake()
             self._engine.start_weight_update(announced.manifest)
             for bucket in announced.buckets:
@@ -106,5 +106,5 @@ class Sampler:
         self._engine.reload()
         self._engine.sleep()
 
-    def busy_s(self) -> float:
+    def busy_s(self) -> dict[str, float]:
         return self._clock.take()

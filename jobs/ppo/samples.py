@@ -8,7 +8,6 @@ file again.
 
 import functools
 import io
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -47,28 +46,30 @@ def file_of(asked: Asked) -> str:
     return f"step-{asked.step + 1:06d}.parquet" if asked.split == "train" else f"heldout-{asked.step:06d}.parquet"
 
 
-def write_samples(job: PpoJob, asked: Asked, experience: Experience) -> None:
-    """Raises LeaseLost where this attempt is no longer the one that writes."""
-    decode = _decoder(job)
-    rows: list[dict[str, Any]] = []
-    for rollout in experience.rollouts(sorted(experience.answers)):
-        number = experience.number(rollout)
-        kl = None
-        if experience.reference:
-            kl = float((experience.old[number].astype(np.float64) - experience.reference[number]).sum())
-        rows.append({
-            "step": asked.step + (asked.split == "train"), "prompt": rollout.prompt_id, "sample": rollout.sample,
-            "version": rollout.version, "prompt_ids": rollout.prompt_ids, "answer_ids": rollout.answer_ids,
-            "question": decode(rollout.prompt_ids), "answer": decode(rollout.answer_ids), "finished": rollout.finished,
-            "score": experience.scores[number], "gold": experience.gold.get(number), "kl": kl,
-            "sampler_logprobs": rollout.sampler_logprobs,
-        })  # fmt: skip
-    sink = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(rows, schema=SAMPLE_SCHEMA), sink)
-    check_attempt(job.artifact, job.attempt)
-    job.artifact.write(f"{DIRECTORY}/{file_of(asked)}", sink.getvalue())
+class SampleWriter:
+    """Keeps the tokenizer, which takes longer to load than the answers of a step to write."""
 
+    def __init__(self, job: PpoJob) -> None:
+        self._job = job
+        tokenizer: Any = load_tokenizer(read_tokenizer_files(job.policy, job.trust_remote_code))
+        self._decode = functools.partial(tokenizer.decode, clean_up_tokenization_spaces=False)
 
-def _decoder(job: PpoJob) -> Callable[[list[int]], str]:
-    tokenizer: Any = load_tokenizer(read_tokenizer_files(job.policy, job.trust_remote_code))
-    return functools.partial(tokenizer.decode, clean_up_tokenization_spaces=False)
+    def write(self, asked: Asked, experience: Experience) -> None:
+        """Raises LeaseLost where this attempt is no longer the one that writes."""
+        rows: list[dict[str, Any]] = []
+        for rollout in experience.rollouts(sorted(experience.answers)):
+            number = experience.number(rollout)
+            kl = None
+            if experience.reference:
+                kl = float((experience.old[number].astype(np.float64) - experience.reference[number]).sum())
+            rows.append({
+                "step": asked.step + (asked.split == "train"), "prompt": rollout.prompt_id, "sample": rollout.sample,
+                "version": rollout.version, "prompt_ids": rollout.prompt_ids, "answer_ids": rollout.answer_ids,
+                "question": self._decode(rollout.prompt_ids), "answer": self._decode(rollout.answer_ids),
+                "finished": rollout.finished, "score": experience.scores[number],
+                "gold": experience.gold.get(number), "kl": kl, "sampler_logprobs": rollout.sampler_logprobs,
+            })  # fmt: skip
+        sink = io.BytesIO()
+        pq.write_table(pa.Table.from_pylist(rows, schema=SAMPLE_SCHEMA), sink)
+        check_attempt(self._job.artifact, self._job.attempt)
+        self._job.artifact.write(f"{DIRECTORY}/{file_of(asked)}", sink.getvalue())

@@ -6,8 +6,6 @@ units of answers --as soon as they are there--> Scorer rank x N --> Column | Sco
 from collections.abc import Sequence
 from typing import Any, cast
 
-import ray
-
 from cluster import kill_points
 from cluster.group import Rendezvous, meeting_point
 from cluster.storage import Store
@@ -20,7 +18,7 @@ from jobs.ppo.ranks import (
     join,
     numbers_of_tokens,
     own_micro_batches,
-    read_unit,
+    read_units,
     scores_of_answers,
 )
 from jobs.ppo.reward_functions import call_reward, import_function
@@ -56,18 +54,18 @@ class Scorer:
         self._learner.load()
 
     def score(self, asked: Asked, units: Sequence[Handle]) -> Column | Scores:
-        """Of this rank's answers in a unit (a list of one: Ray would wait for a bare handle before the call); collective."""
+        """Of this rank's answers in some units (in a list: Ray would wait for a bare handle before the call); collective."""
         del asked
-        unit = read_unit(units[0])
+        found = read_units(units)
         kill_points.reach("ppo_scoring")
         answers = self._job.stage.algorithm.answers_per_prompt
-        with self._clock.working():
-            micro_batches = own_micro_batches(unit, self._job.stage.micro_batch_tokens)
+        with self._clock.working("judge"):
+            micro_batches = own_micro_batches(found, self._job.stage.micro_batch_tokens)
             if self._judges:
                 return scores_of_answers(self._learner, micro_batches, answers)
             return numbers_of_tokens(self._learner, micro_batches, self._job.sampling.temperature, answers)
 
-    def busy_s(self) -> float:
+    def busy_s(self) -> dict[str, float]:
         return self._clock.take()
 
 
@@ -90,16 +88,16 @@ class FunctionScorer:
         self._tokenizer = load_tokenizer(read_tokenizer_files(self._job.policy, self._job.trust_remote_code))
 
     def score(self, asked: Asked, units: Sequence[Handle]) -> Scores:
-        """Of all answers in a unit. Raises RewardFunctionError."""
+        """Of all answers in some units. Raises RewardFunctionError."""
         answers = self._job.stage.algorithm.answers_per_prompt
-        rollouts: list[Rollout] = ray.get(units[0])
+        rollouts: list[Rollout] = [rollout for of_prompt in read_units(units).values() for rollout in of_prompt]
         prompts = self._prompts(asked)
-        with self._clock.working():
+        with self._clock.working("judge"):
             texts = [self._decoded(rollout) for rollout in rollouts]
             numbers = call_reward(self._function, self._call, rollouts, texts, [prompts[r.prompt_id] for r in rollouts])
         return {answer_number(rollout, answers): score for rollout, score in zip(rollouts, numbers, strict=True)}
 
-    def busy_s(self) -> float:
+    def busy_s(self) -> dict[str, float]:
         return self._clock.take()
 
     def _decoded(self, rollout: Rollout) -> str:

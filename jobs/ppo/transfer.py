@@ -25,6 +25,7 @@ from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 
 from cluster.weights import Bucket, Manifest, open_bucket
+from jobs.ppo.inversion import SeededSampler
 
 # It warns of every layer that an update of a part leaves alone, rotary angles always among them; `left_over` counts instead.
 logging.getLogger("vllm.model_executor.model_loader.reload.layerwise").setLevel(logging.ERROR)
@@ -100,9 +101,14 @@ class BucketTransfer(WeightTransferEngine[BucketInit, BucketUpdate]):
 class WorkerExtension:
     """What RolloutEngine asks a worker beyond vLLM's verbs; vLLM makes it a base class of its worker."""
 
+    model_runner: Any
     weight_transfer_engine: Any
     vllm_config: VllmConfig
     _weight_update_active: bool
+
+    def sample_by_inversion(self) -> None:
+        """From now on requests with a seed of ours are drawn by jobs/ppo/inversion.py."""
+        self.model_runner.sampler = SeededSampler(self.model_runner.sampler.logprobs_mode)
 
     def parameters_not_updated(self) -> list[str]:
         """In vLLM's names, after `finish_weight_update`."""

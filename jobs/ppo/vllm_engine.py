@@ -85,6 +85,8 @@ class VllmEngine:
         self.directory = open_store(mirror(model_content(spec.model)))
         self._llm = _start(spec, self.directory.root)
         self._engine = self._llm.llm_engine
+        if spec.device == "cpu":
+            self._call("sample_by_inversion")
         self.tensors = self._tensors_on_disk()
         """Of the model as a checkpoint has it: what an update has to bring, and `read` gives."""
         self._waiting: set[str] = set()
@@ -113,8 +115,11 @@ class VllmEngine:
         from vllm.inputs import tokens_input
         from vllm.sampling_params import RequestOutputKind
 
+        from jobs.ppo.inversion import SEED
+
+        seeded: dict[str, Any] = {"extra_args": {SEED: seed}} if self.spec.device == "cpu" else {"seed": seed}
         parameters = SamplingParams(
-            temperature=sampling.temperature, max_tokens=sampling.max_new_tokens, seed=seed, logprobs=0,
+            temperature=sampling.temperature, max_tokens=sampling.max_new_tokens, logprobs=0, **seeded,
             stop_token_ids=list(sampling.end_ids), ignore_eos=True, detokenize=False, flat_logprobs=True,
             output_kind=RequestOutputKind.FINAL_ONLY, skip_clone=True,
         )  # fmt: skip
@@ -254,10 +259,12 @@ def _start(spec: EngineSpec, directory: str) -> Any:
 
     from vllm import LLM
 
+    from jobs.ppo.inversion import SeedOfRow
     from jobs.ppo.transfer import BACKEND, EXTENSION
 
     on_cpu: dict[str, Any] = {
         "distributed_executor_backend": "uni",
+        "logits_processors": [SeedOfRow],
         "enforce_eager": True,  # torch.compile costs a minute and keeps kernels of the first weights
         "kv_cache_memory_bytes": int(spec.kv_cache_gib * 2**30),
     }

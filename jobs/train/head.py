@@ -64,7 +64,7 @@ def _final_logits(logits_CV: Tensor, temperature: float, softcap: float | None) 
     logits_CV = _in_reduction_type(logits_CV)
     if softcap is not None:
         logits_CV.div_(softcap).tanh_().mul_(softcap)
-    return logits_CV.div_(temperature)
+    return logits_CV if temperature == 1 else logits_CV.div_(temperature)
 
 
 def _in_reduction_type(logits_CV: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ from cluster.storage import Store
 from configs.errors import UserError
 from configs.schema.objectives import Lora
 from configs.schema.training import TrainStage
+from jobs.estimate.shape import ModelShape
 from jobs.train.attention import UnsupportedModel
 from jobs.train.initial import where_from
 from jobs.train.model import Head, PackedModel, build_on_meta, check_length, read_config
@@ -15,16 +16,16 @@ from jobs.train.objectives import objective_of
 
 @dataclass(frozen=True)
 class Trainable:
-    """Sizes that memory and disk follow from.
+    """Sizes that memory, disk and time follow from.
 
     Example:
-        Trainable(trained=134_515_008, layers=30, hidden=576)
+        Trainable(trained=134_515_008, shape=ModelShape(layers=30, hidden=576, ...))
     """
 
     trained: int
     """Numbers that are trained: with adapters, those only."""
-    layers: int
-    hidden: int
+    shape: ModelShape
+    """Of the language model, without adapters."""
 
 
 def require_trainable(
@@ -55,8 +56,31 @@ def require_computable(
         raise UnsupportedModel(f"{model.root} cannot be trained: {error}") from error
     shapes = {name: tuple(parameter.shape) for name, parameter in module.named_parameters()}
     where_from(model, shapes | nf4_shapes(module), head)
-    trained = sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
-    return Trainable(trained, len(module.layers), module.model.config.hidden_size)
+    return Trainable(_trained(module), shape_of(model, trust_remote_code))
+
+
+def measure(model: Store, trust_remote_code: bool, head: Head = "logprobs", lora: Lora | None = None) -> Trainable:
+    """Sizes of a model of which config.json is enough. Raises UnsupportedModel, AdapterError."""
+    return Trainable(_trained(_build(model, trust_remote_code, head, lora)), shape_of(model, trust_remote_code))
+
+
+def shape_of(model: Store, trust_remote_code: bool) -> ModelShape:
+    """Builds the language model without memory and counts. Raises UnsupportedModel."""
+    module = _build(model, trust_remote_code, "logprobs", None)
+    config = module.model.config
+    of_layers = [sum(parameter.numel() for parameter in layer.parameters()) for layer in module.layers]
+    whole = sum(parameter.numel() for parameter in module.parameters())
+    return ModelShape(
+        layers=len(module.layers), hidden=config.hidden_size, heads=config.num_attention_heads,
+        kv_heads=getattr(config, "num_key_value_heads", None) or config.num_attention_heads,
+        head_dim=getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads,
+        intermediate=config.intermediate_size, vocabulary=config.vocab_size, tied=module.lm_head is None,
+        layer_parameters=max(of_layers), root_parameters=whole - sum(of_layers), parameters=whole,
+    )  # fmt: skip
+
+
+def _trained(module: PackedModel) -> int:
+    return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
 
 
 def _build(model: Store, trust_remote_code: bool, head: Head, lora: Lora | None) -> PackedModel:

@@ -6,7 +6,7 @@ Each function prepares and returns `step(micro_batches, loss_function) -> loss`.
 import multiprocessing
 import tempfile
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 LEARNING_RATE = 1e-5
 Step = Callable[[list, Any], float]
@@ -39,8 +39,8 @@ def learner_step(learner: Any) -> Step:
     return step
 
 
-def bare_step(model: str) -> Step:
-    """A training loop as one would write it: bf16 weights to compute with, fp32 masters, gradients added up in fp32."""
+def bare_model(model: str, head: Literal["logprobs", "scores", "values"] = "logprobs") -> Any:
+    """transformers' model in bf16 with the engine's head, a new one for scores and values."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -49,8 +49,18 @@ def bare_step(model: str) -> Step:
 
     register()
     causal_lm = AutoModelForCausalLM.from_pretrained(model, attn_implementation=ATTENTION_NAME, dtype=torch.bfloat16)
+    if head != "logprobs":
+        score = torch.nn.Linear(causal_lm.config.hidden_size, 1, bias=False, dtype=torch.bfloat16)
+        return PackedModel(causal_lm.model, None, score, head)
     tied = causal_lm.lm_head.weight is causal_lm.model.embed_tokens.weight
-    packed = PackedModel(causal_lm.model, None if tied else causal_lm.lm_head, None).train()
+    return PackedModel(causal_lm.model, None if tied else causal_lm.lm_head, None)
+
+
+def bare_step(model: str, head: Literal["logprobs", "values"] = "logprobs") -> Step:
+    """A training loop as one would write it: bf16 weights to compute with, fp32 masters, gradients added up in fp32."""
+    import torch
+
+    packed = bare_model(model, head).train()
     weights = list(packed.parameters())
     masters = [torch.nn.Parameter(weight.detach().float()) for weight in weights]
     optimizer = torch.optim.AdamW(masters, lr=LEARNING_RATE, betas=(0.9, 0.95), weight_decay=0.0, fused=True)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ray.exceptions import RayActorError, RayTaskError
 
-from cluster.group import GroupTimeout, gather, spawn
+from cluster.group import GroupTimeout, await_all, gather, spawn
 from cluster.placement import Role, bundles_of, describe_roles, reserve, what_is_missing
 from cluster.session import connect
 from configs.errors import DoesNotFit
@@ -110,6 +110,23 @@ def test_a_group_answers_as_one(two_cpus: None) -> None:
         os.kill(ray.get(group.ranks[1].process.remote()), signal.SIGKILL)
         with pytest.raises(RayActorError):
             gather([(group, [group.ranks[1].number.remote(1.0)])], 60, "a dead rank")
+        group.end()
+
+
+@pytest.mark.cluster
+def test_a_turn_is_over_when_all_are_done_whatever_they_say(two_cpus: None) -> None:
+    with reserve({"policy": Role(2, 1)}, "separate", "PACK", 60.0) as placement:
+        group = spawn("policy", ray.remote(Rank), placement, {})
+        first, second = group.ranks
+        gather([(group, group.all(lambda rank: rank.process.remote()))], 60, "starting")
+        began = time.monotonic()
+        await_all([(group, [first.number.remote(1.0, 1), second.fail.remote()])], 60, "a turn")
+        assert 1 <= time.monotonic() - began < 10
+        # A rank that keeps the others waiting for nothing is told of.
+        with pytest.raises(RayTaskError, match="this rank fails"):
+            await_all([(group, [first.number.remote(1.0, 40), second.fail.remote()])], 60, "a turn")
+        with pytest.raises(GroupTimeout, match=r"^a turn: policy rank 0 on .* has not answered for 1 s$"):
+            await_all([(group, [first.number.remote(1.0)])], 1.0, "a turn")
         group.end()
 
 

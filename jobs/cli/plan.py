@@ -1,0 +1,114 @@
+"""`plan`: what a run would do, here or on GPUs that need not be there."""
+
+import json
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from jobs.cli.estimates import memory_table, show_on
+from jobs.cli.places import StoreOption, load
+
+if TYPE_CHECKING:
+    from cluster.storage import Store
+    from configs.schema.run import Run
+    from jobs.estimate.time import Machine
+    from jobs.pipeline import PlannedStage
+    from jobs.preflight_memory import Share
+
+ConfigArgument = Annotated[str, typer.Argument(metavar="CONFIG", help="A run file, e.g. configs/quickstart.yaml.")]
+OverridesArgument = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Dotted overrides, e.g. stages.cpt.steps=10.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
+
+
+def plan(
+    config: ConfigArgument,
+    overrides: OverridesArgument = None,
+    on: Annotated[
+        str | None,
+        typer.Option(
+            "--on",
+            metavar="8xH100",
+            help="Calculate memory and time on GPUs that need not be there; config.json is enough.",
+        ),
+    ] = None,
+    assume: Annotated[
+        list[str] | None,
+        typer.Option("--assume", metavar="NAME=VALUE", help="With --on: e.g. mean_answer_share=1; --on prints them."),
+    ] = None,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show stages, data, memory and what will be reused, and refuse what `run` would refuse; starts nothing."""
+    from cluster.storage import Patience
+    from jobs.pipeline import State, plan_run
+    from jobs.preflight import foresee
+
+    loaded, opened = load(config, overrides, store)
+    if on is not None:
+        show_on(loaded.run, opened, _machine(on, assume or []), Console(), as_json)
+        return
+    if assume:
+        raise typer.BadParameter("--assume changes what --on calculates; say --on too, e.g. --on 8xH100")
+    # Somebody waits and nothing is lost by an error: an unreachable store is said soon.
+    opened = replace(opened, patience=Patience.PROBE)
+    planned = plan_run(loaded.run, opened)
+    # What `run` would refuse, a plan does not show as if it could be done.
+    foresee(loaded.run, [stage for stage in planned if stage.state is not State.DONE], opened)
+    rows = planned_rows(planned)
+    shares = _shares(loaded.run, planned, opened)
+    if as_json:
+        document = {
+            "run": loaded.run.name,
+            "store": opened.root,
+            "stages": [{**row, "memory": [share.row() for share in shares.get(row["name"], [])]} for row in rows],
+            "config": loaded.run.model_dump(mode="json"),
+        }
+        print(json.dumps(document, indent=2))  # noqa: T201 - data goes to stdout
+        return
+    Console().print(plan_table(rows, f"{loaded.run.name} in {opened.root}"))
+    if shares:
+        Console().print(memory_table(shares))
+
+
+def _machine(on: str, assume: list[str]) -> "Machine":
+    from jobs.estimate.hardware import parse_assumptions, parse_cluster
+    from jobs.estimate.time import Machine
+
+    return Machine(parse_cluster(on), parse_assumptions(assume))
+
+
+def _shares(run: "Run", planned: "list[PlannedStage]", store: "Store") -> "dict[str, list[Share]]":
+    """By stage, of those that will be computed and have models whose files are here."""
+    from jobs.pipeline import State
+    from jobs.preflight_memory import shares_of
+
+    waiting = {stage.name: stage for stage in planned if stage.state is not State.DONE}
+    found = {name: shares_of(run, stage, waiting, store) for name, stage in waiting.items()}
+    return {name: shares for name, shares in found.items() if shares}
+
+
+def planned_rows(planned: "list[PlannedStage]") -> list[dict[str, Any]]:
+    from jobs.preflight import describe
+
+    return [
+        {
+            "name": stage.name, "kind": stage.stage.stage, "key": stage.key, "state": stage.state.value,
+            "parents": stage.parents, **describe(stage),
+        }
+        for stage in planned
+    ]  # fmt: skip
+
+
+def plan_table(rows: list[dict[str, Any]], title: str) -> Table:
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    for column in ("stage", "kind", "key", "will be", "what"):
+        table.add_column(column, overflow="fold")
+    words = {"done": "reused", "resume": "resumed", "new": "computed"}
+    for row in rows:
+        table.add_row(row["name"], row["kind"], row["key"], words[row["state"]], row["what"])
+    return table
