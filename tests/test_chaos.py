@@ -29,7 +29,7 @@ from tests.world.conditions import wait_for
 from tests.world.fault_proxy import Action, Fault, FaultProxy, fault_proxy
 from tests.world.s3 import S3Server, s3_environment
 from tests.world.toy_ppo import samples_of, weights_of, write_toy_ppo
-from tests.world.toy_run import ToyRun, write_toy_run
+from tests.world.toy_run import ToyRun, copy_artifacts, write_toy_run
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(7200)]
 
@@ -86,9 +86,8 @@ class Chaos:
             done: where other stages were computed before; without, the run begins with an empty store.
         """
         run = ToyRun(self.config, Store(f"s3://{self.s3.new_bucket()}/store"))
-        for info in done.files("artifacts") if done is not None else []:
-            if not info.name.startswith(f"artifacts/{self.stage}-"):
-                run.store.write(info.name, done.read(info.name))
+        if done is not None:
+            copy_artifacts(done, run.store, without=self.stage)
         for _ in range(FAULTS_A_RUN):
             self.proxy.add(replace(self.draw.choice(FAULTS), first=self.draw.randrange(1, REQUESTS_A_RUN)))
         process = self.start(run)

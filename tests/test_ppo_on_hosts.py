@@ -19,7 +19,7 @@ from tests.world.conditions import wait_for
 from tests.world.hosts import QUICK_HEALTH_CHECKS, SeparatedHosts, why_no_hosts
 from tests.world.s3 import s3_server
 from tests.world.toy_ppo import samples_of, weights_of, write_toy_ppo
-from tests.world.toy_run import ToyRun
+from tests.world.toy_run import ToyRun, copy_artifacts
 
 NO_HOSTS = why_no_hosts()
 pytestmark = [
@@ -60,9 +60,7 @@ class World:
     def start(self, name: str) -> "subprocess.Popen[str]":
         """The ppo stage of the same run over the hosts, in s3://BUCKET/NAME; what is before it was done on one."""
         store = self.run(name).store
-        for info in self.on_one_host.store.files("artifacts"):
-            if not info.name.startswith("artifacts/ppo-"):
-                store.write(info.name, self.on_one_host.store.read(info.name))
+        copy_artifacts(self.on_one_host.store, store, without="ppo")
         values = yaml.safe_load(self.on_one_host.config.read_text())
         values |= {"store": store.root, "cluster": {"address": "auto"}}
         values["stages"]["ppo"]["resources"] = ON_FOUR_HOSTS
@@ -161,7 +159,7 @@ def test_a_lost_host_costs_time_and_nothing_else(world: World) -> None:
     def checkpoint_stands() -> bool:
         assert driver.poll() is None, world.printed("lost")
         return any(
-            info.name.startswith("artifacts/ppo-") and info.name.endswith("checkpoint.json")
+            info.name.startswith("ppo-") and info.name.endswith("checkpoint.json")
             for info in world.run("lost").store.files("artifacts")
         )
 

@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import signal
 import subprocess
 from pathlib import Path
@@ -17,7 +16,7 @@ from cluster.storage import Store
 from tests.world.command import acclimate
 from tests.world.conditions import wait_for
 from tests.world.toy_ppo import REWARD, samples_of, toy_ppo_stage, weights_of, write_toy_ppo
-from tests.world.toy_run import ToyRun
+from tests.world.toy_run import ToyRun, copy_artifacts
 
 pytestmark = [pytest.mark.cluster, pytest.mark.vllm, pytest.mark.timeout(1200)]
 
@@ -36,17 +35,15 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> ToyRun:
 
 def before_ppo(unbroken: ToyRun, tmp_path: Path, **changes: Any) -> ToyRun:
     """The same run in a store of its own, where everything but the ppo stage is done; `changes` go into that stage."""
-    store = tmp_path / "store"
     tmp_path.mkdir(exist_ok=True)
-    shutil.copytree(unbroken.store.root, store)
-    for made in (store / "artifacts").glob("ppo-*"):
-        shutil.rmtree(made)
+    store = Store(str(tmp_path / "store"))
+    copy_artifacts(unbroken.store, store, without="ppo")
     values = yaml.safe_load(unbroken.config.read_text())
     if changes:
         values["stages"]["ppo"] = toy_ppo_stage(**changes)
     config = tmp_path / "ppo.yaml"
-    config.write_text(yaml.safe_dump({**values, "store": str(store)}, sort_keys=False))
-    return ToyRun(config, Store(str(store)))
+    config.write_text(yaml.safe_dump({**values, "store": store.root}, sort_keys=False))
+    return ToyRun(config, store)
 
 
 def steps_of(run: ToyRun) -> list[dict[str, float]]:

@@ -120,6 +120,13 @@ def write_toy_run(directory: Path, model: Path, store: str, without: Sequence[st
     return ToyRun(config, Store(store))
 
 
+def copy_artifacts(done: Store, store: Store, without: str) -> None:
+    """What a run has made, but for artifacts of the kind `without`, into another store: there a run begins with that kind."""
+    for info in done.files("artifacts"):
+        if not info.name.startswith(f"{without}-"):
+            store.write(f"artifacts/{info.name}", done.read("artifacts", info.name))
+
+
 def start_acclimate(arguments: Sequence[str], environment: dict[str, str] | None = None) -> "subprocess.Popen[str]":
     """The command line in a process of its own; stdout and stderr together."""
     return subprocess.Popen(
