@@ -171,9 +171,9 @@ def two_nodes(cpus: int) -> Iterator[tuple[Cluster, Any]]:
         cluster.shutdown()
 
 
-def unbroken(config: Path, store: Path) -> ToyRun:
+def unbroken(config: Path, store: Path, *settings: str) -> ToyRun:
     run = ToyRun(config, Store(str(store)))
-    code, output = run.finish(f"store={run.store.root}", timeout_s=RUN_S)
+    code, output = run.finish(f"store={run.store.root}", *settings, timeout_s=RUN_S)
     assert code == 0, output
     return run
 
@@ -205,12 +205,11 @@ def test_every_run_of_ppo_ends_with_the_weights_and_samples_of_the_unbroken_one(
 ) -> None:
     toy = write_toy_ppo(
         tmp_path, str(tmp_path / "unused"), steps=PPO_STEPS, heldout={"every_steps": 3, "prompts": 4},
-        resources={"policy": {"ranks": 2}},
+        resources={"placement": "separate", "strategy": "SPREAD", "policy": {"ranks": 2}},
     )  # fmt: skip
-    wanted, runs = unbroken(toy.config, tmp_path / "store"), 0
+    wanted, runs = unbroken(toy.config, tmp_path / "store", "cluster.logical_cpus=8"), 0
     with two_nodes(cpus=4) as (cluster, node):
-        settings = ("resources.placement=separate", "resources.strategy=SPREAD")
-        chaos = Chaos(cluster, node, 4, toy.config, s3, world, random.Random(SEED), "ppo", settings, ACTORS)
+        chaos = Chaos(cluster, node, 4, toy.config, s3, world, random.Random(SEED), "ppo", (), ACTORS)
         while chaos.killed.total() < KILLS:
             run = chaos.one_run(wanted.store)
             assert (samples_of(run), weights_of(run)) == (samples_of(wanted), weights_of(wanted)), (

@@ -28,7 +28,7 @@ pytestmark = [
 ]  # fmt: skip
 
 STEPS = 20
-RUN_S = 300
+RUN_S = 450
 """Five actors import torch, one of them vLLM, on two cores; twice where a host is lost."""
 WHOLE, HALF = {"custom_resources": {"accelerator": 1}}, {"custom_resources": {"accelerator": 0.5}}
 ON_FOUR_HOSTS = {
@@ -103,14 +103,19 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 
 def on_one_host(directory: Path, bucket: str) -> ToyRun:
-    """The whole run with this machine's own Ray; its inputs are on S3, so that it is the same run for the hosts."""
+    """The whole run with this machine's own Ray; its inputs are on S3, so that it is the same run for the hosts.
+
+    Roles that are separate judge unit by unit, wherever they are; those that take turns judge a step at a time, which rounds
+    otherwise.
+    """
     store = Store(f"s3://{bucket}/one")
-    run = write_toy_ppo(directory, store.root, steps=STEPS)
+    run = write_toy_ppo(directory, store.root, steps=STEPS, resources={"placement": "separate"})
     inputs = Store(f"s3://{bucket}/inputs")
     inputs.put(directory / "pairs.jsonl", "pairs.jsonl")
     for file in sorted((directory / "model").iterdir()):
         inputs.put(file, f"model/{file.name}")
     values = yaml.safe_load(run.config.read_text())
+    values["cluster"] = {"logical_cpus": 6}
     values["stages"]["base"]["source"] = inputs.below("model").root
     values["stages"]["opinions"]["sources"]["pairs"]["path"] = inputs.path("pairs.jsonl")
     run.config.write_text(yaml.safe_dump(values, sort_keys=False))

@@ -141,7 +141,7 @@ ACTORS_DIE = (
     "ppo_sampling:2",  # the sampler: held-out prompts before the first step, between their two units
     "ppo_sampling:4",  # its successor: step 1, whose answers are in part there
     "ppo_syncing:1",  # and the next: it has new weights in part
-    "ppo_scoring/reference:8",  # step 2
+    "ppo_scoring/reference:3",  # step 2
     "ppo_learning/critic:6",  # its second life, step 3: two of four optimizer steps are done
     "ppo_announcing/policy:3",  # step 4: updated, its weights are on their way
     "inside_upload/critic:2",  # step 5: the policy's checkpoint is written, the critic's is not

@@ -84,8 +84,9 @@ class ToyRun:
         process = self.start(*overrides, environment=environment)
         try:
             output, _ = process.communicate(timeout=timeout_s)
-        except subprocess.TimeoutExpired:
+        except subprocess.TimeoutExpired as error:
             process.kill()
+            error.add_note(f"it had printed: {process.communicate()[0][-4000:]}")
             raise
         return process.returncode, output
 
