@@ -23,7 +23,7 @@ from tests.world.toy_run import ToyRun
 
 NO_HOSTS = why_no_hosts()
 pytestmark = [
-    pytest.mark.cluster, pytest.mark.vllm, pytest.mark.timeout(900),
+    pytest.mark.chaos, pytest.mark.vllm, pytest.mark.timeout(1800),
     pytest.mark.skipif(NO_HOSTS is not None, reason=str(NO_HOSTS)),
 ]  # fmt: skip
 
@@ -61,8 +61,8 @@ class World:
         """The ppo stage of the same run over the hosts, in s3://BUCKET/NAME; what is before it was done on one."""
         store = self.run(name).store
         for info in self.on_one_host.store.files("artifacts"):
-            if not info.name.startswith("artifacts/ppo-"):
-                store.write(info.name, self.on_one_host.store.read(info.name))
+            if not info.name.startswith("ppo-"):
+                store.write(f"artifacts/{info.name}", self.on_one_host.store.read("artifacts", info.name))
         values = yaml.safe_load(self.on_one_host.config.read_text())
         values |= {"store": store.root, "cluster": {"address": "auto"}}
         values["stages"]["ppo"]["resources"] = ON_FOUR_HOSTS
@@ -161,7 +161,7 @@ def test_a_lost_host_costs_time_and_nothing_else(world: World) -> None:
     def checkpoint_stands() -> bool:
         assert driver.poll() is None, world.printed("lost")
         return any(
-            info.name.startswith("artifacts/ppo-") and info.name.endswith("checkpoint.json")
+            info.name.startswith("ppo-") and info.name.endswith("checkpoint.json")
             for info in world.run("lost").store.files("artifacts")
         )
 
