@@ -23,7 +23,7 @@ from tests.world.toy_run import ToyRun, copy_artifacts
 
 NO_HOSTS = why_no_hosts()
 pytestmark = [
-    pytest.mark.cluster, pytest.mark.vllm, pytest.mark.timeout(900),
+    pytest.mark.chaos, pytest.mark.vllm, pytest.mark.timeout(1800),
     pytest.mark.skipif(NO_HOSTS is not None, reason=str(NO_HOSTS)),
 ]  # fmt: skip
 

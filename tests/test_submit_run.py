@@ -17,7 +17,7 @@ from tests.world.toy_run import CHECKOUT, ToyRun, write_toy_run
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
 WITHOUT = ("tasks", "sft", "evaluation", "report")
-STEPS = 60
+STEPS = 30
 ENDED_S = 240
 
 
