@@ -87,7 +87,7 @@ class Chaos:
         """
         run = ToyRun(self.config, Store(f"s3://{self.s3.new_bucket()}/store"))
         if done is not None:
-            copy_artifacts(done, run.store, without=self.stage)
+            copy_artifacts(done, run.store, self.stage)
         for _ in range(FAULTS_A_RUN):
             self.proxy.add(replace(self.draw.choice(FAULTS), first=self.draw.randrange(1, REQUESTS_A_RUN)))
         process = self.start(run)

@@ -60,7 +60,7 @@ class World:
     def start(self, name: str) -> "subprocess.Popen[str]":
         """The ppo stage of the same run over the hosts, in s3://BUCKET/NAME; what is before it was done on one."""
         store = self.run(name).store
-        copy_artifacts(self.on_one_host.store, store, without="ppo")
+        copy_artifacts(self.on_one_host.store, store, "ppo")
         values = yaml.safe_load(self.on_one_host.config.read_text())
         values |= {"store": store.root, "cluster": {"address": "auto"}}
         values["stages"]["ppo"]["resources"] = ON_FOUR_HOSTS

@@ -16,7 +16,7 @@ from cluster.storage import Store
 from tests.world.conditions import wait_for
 from tests.world.fault_proxy import Action, Fault, fault_proxy
 from tests.world.s3 import S3Server, s3_environment
-from tests.world.toy_run import ToyRun, write_toy_run
+from tests.world.toy_run import ToyRun, copy_artifacts, write_toy_run
 
 pytestmark = pytest.mark.cluster
 
@@ -33,13 +33,20 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> tupl
     return run, run.digests(*TRAINED), output
 
 
-def in_store_beside(run: ToyRun, tmp_path: Path) -> ToyRun:
-    """The same run up to the trained models in a fresh store: the same keys, nothing done yet."""
+def in_fresh_store(run: ToyRun, tmp_path: Path) -> ToyRun:
+    """The same run up to the trained models in a store of its own: the same keys, nothing done yet."""
     values = yaml.safe_load(run.config.read_text())
     values["stages"] = {name: stage for name, stage in values["stages"].items() if name not in ("evaluation", "report")}
     config = tmp_path / "training.yaml"
     config.write_text(yaml.safe_dump(values, sort_keys=False))
     return ToyRun(config, Store(str(tmp_path / "store")))
+
+
+def before_training(run: ToyRun, tmp_path: Path) -> ToyRun:
+    """As `in_fresh_store`, with corpus and shards there already."""
+    fresh = in_fresh_store(run, tmp_path)
+    copy_artifacts(run.store, fresh.store, "cpt", "sft", "evaluation", "report")
+    return fresh
 
 
 def test_a_run_trains_measures_and_reports(unbroken: tuple[ToyRun, dict[str, str], str]) -> None:
@@ -67,37 +74,28 @@ def test_the_second_time_it_is_a_no_op(unbroken: tuple[ToyRun, dict[str, str], s
     assert time.monotonic() - began < 60
 
 
-@pytest.mark.parametrize("commits", [3, 5])
-def test_driver_killed_after_data_before_record(
-    unbroken: tuple[ToyRun, dict[str, str], str], tmp_path: Path, commits: int
-) -> None:
-    run = in_store_beside(unbroken[0], tmp_path)
+def test_a_driver_killed_again_and_again(unbroken: tuple[ToyRun, dict[str, str], str], tmp_path: Path) -> None:
+    """With data written and no record of it, in the middle of training, and before the record of the last model."""
+    run = in_fresh_store(unbroken[0], tmp_path)
     store = f"store={run.store.root}"
-    code, output = run.finish(store, environment={"ACCLIMATE_KILL_AT": f"after_data_before_record:{commits}"})
+    code, output = run.finish(store, environment={"ACCLIMATE_KILL_AT": "after_data_before_record:3"})
     assert code == -signal.SIGKILL, output
-    code, output = run.finish(store)
-    assert code == 0, output
-    assert output.count("reused") == commits - 1
-    assert run.digests(*TRAINED) == unbroken[1]
-
-
-def test_driver_killed_in_the_middle_of_training(unbroken: tuple[ToyRun, dict[str, str], str], tmp_path: Path) -> None:
-    run = in_store_beside(unbroken[0], tmp_path)
-    store = f"store={run.store.root}"
     process = run.start(store)
     run.wait_for_step(2)
     process.kill()
-    process.communicate()
+    output, _ = process.communicate()
+    assert output.count("reused") == 2  # the model and the corpus: of the first shards there is no record
     # At once, while Ray is still ending the killed driver's ranks: they must not disturb the new attempt.
+    code, output = run.finish(store, environment={"ACCLIMATE_KILL_AT": "after_data_before_record:2"})
+    assert code == -signal.SIGKILL and "resuming" in output, output
     code, output = run.finish(store)
-    assert code == 0, output
-    assert "resuming" in output
+    assert code == 0 and output.count("reused") == 5, output
     assert run.digests(*TRAINED) == unbroken[1]
 
 
 def test_ranks_killed_again_and_again(unbroken: tuple[ToyRun, dict[str, str], str], tmp_path: Path) -> None:
     """Both ranks die after the third optimizer step of each of their lives: twice in six steps of CPT, once in SFT's three."""
-    run = in_store_beside(unbroken[0], tmp_path)
+    run = before_training(unbroken[0], tmp_path)
     kill = {"ACCLIMATE_KILL_AT": "after_optimizer_step_before_checkpoint:3"}
     code, output = run.finish(f"store={run.store.root}", environment=kill)
     assert code == 0, output
@@ -105,7 +103,7 @@ def test_ranks_killed_again_and_again(unbroken: tuple[ToyRun, dict[str, str], st
 
 
 def test_one_rank_killed_by_the_system(unbroken: tuple[ToyRun, dict[str, str], str], tmp_path: Path) -> None:
-    run = in_store_beside(unbroken[0], tmp_path)
+    run = before_training(unbroken[0], tmp_path)
     process = run.start(f"store={run.store.root}")
     run.wait_for_step(2)
     for child in psutil.Process(process.pid).children(recursive=True):
@@ -120,7 +118,7 @@ def test_one_rank_killed_by_the_system(unbroken: tuple[ToyRun, dict[str, str], s
 def test_a_frozen_rank_is_named_and_nothing_is_lost(
     unbroken: tuple[ToyRun, dict[str, str], str], tmp_path: Path
 ) -> None:
-    run = in_store_beside(unbroken[0], tmp_path)
+    run = before_training(unbroken[0], tmp_path)
     process = run.start(f"store={run.store.root}", "stages.cpt.resources.hang_after_s=5")
     run.wait_for_step(2)
     frozen = next(
@@ -145,7 +143,7 @@ def test_a_frozen_rank_is_named_and_nothing_is_lost(
 def test_a_stop_checkpoints_and_the_same_command_goes_on(
     unbroken: tuple[ToyRun, dict[str, str], str], tmp_path: Path
 ) -> None:
-    run = in_store_beside(unbroken[0], tmp_path)
+    run = before_training(unbroken[0], tmp_path)
     store = f"store={run.store.root}"
     process = run.start(store, "stages.cpt.checkpoints.every_steps=1")
     run.wait_for_step(1)
@@ -174,7 +172,7 @@ def test_a_store_that_fails_now_and_then_changes_nothing(
     with fault_proxy(s3.url) as proxy, pytest.MonkeyPatch.context() as environment:
         for name, value in s3_environment(proxy.url).items():
             environment.setenv(name, value)
-        run = in_store_beside(unbroken[0], tmp_path)
+        run = in_fresh_store(unbroken[0], tmp_path)
         run = ToyRun(run.config, Store(f"s3://{s3.new_bucket()}/store"))
         for _ in range(60):
             proxy.add(replace(draw.choice(kinds), first=draw.randrange(1, 900)))

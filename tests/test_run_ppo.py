@@ -37,7 +37,7 @@ def before_ppo(unbroken: ToyRun, tmp_path: Path, **changes: Any) -> ToyRun:
     """The same run in a store of its own, where everything but the ppo stage is done; `changes` go into that stage."""
     tmp_path.mkdir(exist_ok=True)
     store = Store(str(tmp_path / "store"))
-    copy_artifacts(unbroken.store, store, without="ppo")
+    copy_artifacts(unbroken.store, store, "ppo")
     values = yaml.safe_load(unbroken.config.read_text())
     if changes:
         values["stages"]["ppo"] = toy_ppo_stage(**changes)
@@ -120,20 +120,6 @@ def killed_at(tmp_path: Path) -> set[str]:
 
 DRIVER_DIES = ("ppo_sampled:2", "ppo_updated:2", "ppo_saving:2", "after_data_before_record:1")
 """Each in the first life in which it is reached so often, hence in this order."""
-
-
-def test_a_driver_killed_at_every_place_goes_on_to_the_same_bits(unbroken: ToyRun, tmp_path: Path) -> None:
-    run, environment = before_ppo(unbroken, tmp_path), killing(tmp_path, *DRIVER_DIES)
-    for life, place in enumerate(DRIVER_DIES, start=1):
-        code, output = run.finish(environment=environment, timeout_s=300)
-        assert code == -signal.SIGKILL, output
-        assert killed_at(tmp_path) == {kill_points.file_of(place) for place in DRIVER_DIES[:life]}, place
-    code, output = run.finish(environment=environment, timeout_s=300)
-    assert code == 0, output
-    assert "resuming" in output
-    require_equal(run, unbroken)
-
-
 ACTORS_DIE = (
     "ppo_sampling:2",  # the sampler: held-out prompts before the first step, between their two units
     "ppo_sampling:4",  # its successor: step 1, whose answers are in part there
@@ -145,18 +131,53 @@ ACTORS_DIE = (
     "inside_export/policy:1",
 )  # fmt: skip
 """Counted by each process for itself; the first three cost an engine, the others all that was learnt since a checkpoint."""
+ENGINES_LOST = 3
 
 
-def test_actors_killed_at_every_place_are_replaced_and_the_bits_are_the_same(unbroken: ToyRun, tmp_path: Path) -> None:
+def driver_dies(unbroken: ToyRun, tmp_path: Path, *places: str) -> None:
+    run, environment = before_ppo(unbroken, tmp_path), killing(tmp_path, *places)
+    for life, place in enumerate(places, start=1):
+        code, output = run.finish(environment=environment, timeout_s=300)
+        assert code == -signal.SIGKILL, output
+        assert killed_at(tmp_path) == {kill_points.file_of(place) for place in places[:life]}, place
+    code, output = run.finish(environment=environment, timeout_s=300)
+    assert code == 0, output
+    assert "resuming" in output
+    require_equal(run, unbroken)
+
+
+def actors_die(unbroken: ToyRun, tmp_path: Path, *places: str, engines: int) -> None:
     run = before_ppo(unbroken, tmp_path)
     code, output = run.finish(
-        "stages.ppo.checkpoints.max_failures=5", environment=killing(tmp_path, *ACTORS_DIE), timeout_s=600
+        "stages.ppo.checkpoints.max_failures=5", environment=killing(tmp_path, *places), timeout_s=600
     )
     assert code == 0, output
-    assert killed_at(tmp_path) == {kill_points.file_of(place) for place in ACTORS_DIE}
+    assert killed_at(tmp_path) == {kill_points.file_of(place) for place in places}
     said = " ".join(output.split())
-    assert said.count("starting engines again") == 3 and said.count("going on from the last checkpoint") == 5
+    assert said.count("starting engines again") == engines
+    assert said.count("going on from the last checkpoint") == len(places) - engines
     require_equal(run, unbroken)
+
+
+def test_a_driver_killed_between_update_and_checkpoint_goes_on_to_the_same_bits(
+    unbroken: ToyRun, tmp_path: Path
+) -> None:
+    driver_dies(unbroken, tmp_path, "ppo_updated:2")
+
+
+def test_killed_actors_are_replaced_and_the_bits_are_the_same(unbroken: ToyRun, tmp_path: Path) -> None:
+    """An engine with new weights in part, and a critic whose policy has written its part of a checkpoint."""
+    actors_die(unbroken, tmp_path, "ppo_syncing:1", "inside_upload/critic:2", engines=1)
+
+
+@pytest.mark.chaos
+def test_a_driver_killed_at_every_place_goes_on_to_the_same_bits(unbroken: ToyRun, tmp_path: Path) -> None:
+    driver_dies(unbroken, tmp_path, *DRIVER_DIES)
+
+
+@pytest.mark.chaos
+def test_actors_killed_at_every_place_are_replaced_and_the_bits_are_the_same(unbroken: ToyRun, tmp_path: Path) -> None:
+    actors_die(unbroken, tmp_path, *ACTORS_DIE, engines=ENGINES_LOST)
 
 
 def actor_of(driver: int, role: str) -> psutil.Process | None:
@@ -170,15 +191,41 @@ def actor_of(driver: int, role: str) -> psutil.Process | None:
     return None
 
 
+WITH_A_FUNCTION: dict[str, Any] = {
+    "rewards": [{"function": "jobs.ppo.example_rewards:brevity"}], "critic": None, "staleness": 1,
+    "algorithm": {"estimator": "grpo", "kl": {"where": "none"}, "rewards": {"missing_end_penalty": 0}},
+}  # fmt: skip
+"""A function as reward needs no other model; the sampler is a step ahead."""
+
+
+def require_no_other_model(run: ToyRun, steps: int) -> None:
+    samples = samples_of(run)
+    require_every_answer_once(run, steps)
+    # One step behind: the second batch was sampled while the first was learnt from.
+    assert {row["version"] for row in samples["step-000002.parquet"]} == {0}
+    assert {row["version"] for row in samples["step-000003.parquet"]} == {1}
+    assert all("value/loss" not in entry and entry["kl/per_answer"] == 0 for entry in steps_of(run))
+
+
+def test_a_function_as_reward_loads_no_other_model(unbroken: ToyRun, tmp_path: Path) -> None:
+    run = before_ppo(unbroken, tmp_path, **WITH_A_FUNCTION, steps=4)
+    process = run.start()
+    run.wait_for_step(1, timeout_s=200)
+    assert {role for role in ROLES if actor_of(process.pid, role)} == {"Sampler", "FunctionScorer", "Policy"}
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    require_no_other_model(run, steps=4)
+
+
+ROLES = ("Policy", "Critic", "Scorer", "Sampler", "FunctionScorer")
 FROZEN = {"Sampler": "rollout", "FunctionScorer": "reward_0", "Policy": "policy"}
 
 
 @pytest.mark.chaos  # its time-out of 12 s wants a machine that has nothing else to do
 def test_the_frozen_are_named_and_replaced_and_no_prompt_is_lost_or_doubled(unbroken: ToyRun, tmp_path: Path) -> None:
-    """A function as reward needs no other model; a step behind, what is done again may be answered otherwise."""
+    """A step behind, what is done again may be answered otherwise: bits are not asked for."""
     run = before_ppo(
-        unbroken, tmp_path, rewards=[{"function": "jobs.ppo.example_rewards:brevity"}], critic=None, staleness=1, steps=60,
-        algorithm={"estimator": "grpo", "kl": {"where": "none"}, "rewards": {"missing_end_penalty": 0}},
+        unbroken, tmp_path, **WITH_A_FUNCTION, steps=60,
         checkpoints={"every_steps": 1, "max_failures": 12}, resources={"step_timeout_s": 12},
     )  # fmt: skip
     process = run.start()
@@ -190,12 +237,7 @@ def test_the_frozen_are_named_and_replaced_and_no_prompt_is_lost_or_doubled(unbr
     said = " ".join(output.split())
     for role in FROZEN.values():
         assert re.search(rf"actor was lost \([^()]*: {role} on 127\.0\.0\.2[^()]* for 12 s", said), said
-    samples = samples_of(run)
-    require_every_answer_once(run, 60)
-    # One step behind: the second batch was sampled while the first was learnt from.
-    assert {row["version"] for row in samples["step-000002.parquet"]} == {0}
-    assert {row["version"] for row in samples["step-000003.parquet"]} == {1}
-    assert all("value/loss" not in entry and entry["kl/per_answer"] == 0 for entry in steps_of(run))
+    require_no_other_model(run, steps=60)
 
 
 def freeze_one_after_another(run: ToyRun, process: "subprocess.Popen[str]") -> str:

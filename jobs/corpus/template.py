@@ -75,6 +75,12 @@ def end_token_ids(model: Store, tokenizer: PreTrainedTokenizerBase) -> frozenset
     return frozenset(ends)
 
 
+def written_end(tokenizer: PreTrainedTokenizerBase, ends: Collection[int]) -> int:
+    """Which of `ends` the chat template writes behind an answer. Raises RowError where it writes none."""
+    rendered = render(tokenizer, PROBE, ends, "last")
+    return int(rendered.input_ids[np.flatnonzero(rendered.weights)[-1]])
+
+
 def check_template(tokenizer: PreTrainedTokenizerBase, ends: Collection[int]) -> None:
     """Renders a small conversation. A model trained without an end would never stop when served.
 

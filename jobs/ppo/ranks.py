@@ -6,7 +6,7 @@ units (prompts with all their answers) --share out over ranks--> forward --> Col
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
 
@@ -98,14 +98,27 @@ def numbers_of_tokens(
     return column
 
 
-def scores_of_answers(learner: Learner, micro_batches: Sequence[list[Rollout]], answers_per_prompt: int) -> Scores:
-    """A reward model's score of every answer, on the scale of its reward.json. Collective."""
+def scores_of_answers(
+    learner: Learner, micro_batches: Sequence[list[Rollout]], answers_per_prompt: int, end_id: int
+) -> Scores:
+    """A reward model's score of every answer, on the scale of its reward.json. Collective.
+
+    Args:
+        end_id: what closes an answer in the rows the model was trained on, where its scores are read (`written_end`).
+    """
     scores: Scores = {}
     for rollouts in micro_batches:
-        values_S = _forward(learner, pack_rollouts(rollouts), 1.0)
+        values_S = _forward(learner, pack_rollouts([_closed(rollout, end_id) for rollout in rollouts]), 1.0)
         for rollout, score in zip(rollouts, values_S.tolist(), strict=False):  # an empty batch has one segment
             scores[answer_number(rollout, answers_per_prompt)] = score
     return scores
+
+
+def _closed(rollout: Rollout, end_id: int) -> Rollout:
+    """An answer that was cut off, with an end: what a reward model says at any other token means nothing."""
+    if rollout.finished:
+        return rollout
+    return replace(rollout, answer_ids=[*rollout.answer_ids, end_id], sampler_logprobs=[*rollout.sampler_logprobs, 0.0])
 
 
 def answer_number(rollout: Rollout, answers_per_prompt: int) -> int:

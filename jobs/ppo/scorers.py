@@ -10,6 +10,7 @@ from cluster import kill_points
 from cluster.group import Rendezvous, meeting_point
 from cluster.storage import Store
 from jobs.corpus.segments import load_tokenizer, read_tokenizer_files
+from jobs.corpus.template import end_token_ids, written_end
 from jobs.ppo.job import Asked, Column, Handle, PpoJob, Scores
 from jobs.ppo.prompts import PromptTable, asked_prompts, read_prompts
 from jobs.ppo.ranks import (
@@ -52,6 +53,10 @@ class Scorer:
         )  # fmt: skip
         self._learner = Learner(spec, build_mesh(rendezvous.ranks))
         self._learner.load()
+        if self._judges:
+            policy = self._job.policy
+            tokenizer = load_tokenizer(read_tokenizer_files(policy, self._job.trust_remote_code))
+            self._end_id = written_end(tokenizer, end_token_ids(policy, tokenizer))
 
     def score(self, asked: Asked, units: Sequence[Handle]) -> Column | Scores:
         """Of this rank's answers in some units (in a list: Ray would wait for a bare handle before the call); collective."""
@@ -62,7 +67,7 @@ class Scorer:
         with self._clock.working("judge"):
             micro_batches = own_micro_batches(found, self._job.stage.micro_batch_tokens)
             if self._judges:
-                return scores_of_answers(self._learner, micro_batches, answers)
+                return scores_of_answers(self._learner, micro_batches, answers, self._end_id)
             return numbers_of_tokens(self._learner, micro_batches, self._job.sampling.temperature, answers)
 
     def busy_s(self) -> dict[str, float]:

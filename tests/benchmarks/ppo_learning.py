@@ -2,7 +2,8 @@
 
     python tests/benchmarks/ppo_learning.py [--seeds 1 2 3] [--only gain over direct]
 
-    base model --2 answers a prompt--> pairs by formula --acclimate run proxy.yaml--> reward model (proxy)
+    instructions --> questions that ask for one sentence, so that most answers end
+    base model --4 answers a prompt--> pairs by formula --acclimate run proxy.yaml--> reward model (proxy)
     base model --16 answers a held-out prompt, judged by both--> best-of-n: score at KL log n - (n - 1)/n
     ppo_runs/{gain,over,direct}.yaml --acclimate run--> history: held-out score, gold score and KL every few steps
 
@@ -39,9 +40,12 @@ from jobs.ppo.prompts import read_prompts, requests_for  # noqa: E402
 from jobs.records import PromptRow, Rollout, Sampling  # noqa: E402
 
 RUNS = "tests/benchmarks/ppo_runs"
-NEW_TOKENS, HELDOUT_PROMPTS = 48, 64
+NEW_TOKENS, HELDOUT_PROMPTS = 64, 64
 """As in gain.yaml."""
+LONGEST_QUESTION = 160
+"""Characters."""
 BEST_OF = 16
+PAIRS_A_PROMPT = 2
 LEAST_DIFFERENCE = 0.05
 """Pairs that the formula hardly tells apart teach nothing."""
 OUTPUT = ROOT / "artifacts" / "ppo_learning"
@@ -57,6 +61,17 @@ def acclimate(*arguments: str) -> None:
 
 def run(config: str, *overrides: str) -> None:
     acclimate("run", f"{RUNS}/{config}.yaml", "--yes", *overrides)
+
+
+def write_questions(file: Path) -> None:
+    """Every short instruction without a text to it, asked for one sentence."""
+    rows = json.loads((ROOT / "artifacts/assets/instructions/alpaca_en_demo.json").read_text())
+    asked = [row for row in rows if not row["input"] and len(row["instruction"]) <= LONGEST_QUESTION]
+    questions = [
+        {"instruction": f"Answer in one short sentence: {row['instruction']}", "output": row["output"]} for row in asked
+    ]
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(questions))
 
 
 def sample(model: Store, prompts: Sequence[PromptRow], answers: int) -> list[list[Rollout]]:
@@ -99,25 +114,32 @@ def gold_scores(model: Store, groups: Sequence[Sequence[Rollout]]) -> list[list[
 
 def proxy_scores(proxy: Store, groups: Sequence[Sequence[Rollout]]) -> list[list[float]]:
     """Of every answer by prompt, by the reward model as PPO scores with it."""
+    from jobs.corpus.template import written_end
     from jobs.evaluate.scorer import lone_rank
     from jobs.ppo.ranks import scores_of_answers
     from jobs.train.fsdp import build_mesh, set_threads
     from jobs.train.learner import Learner, LearnerSpec
 
     set_threads(2)
+    end = written_end(_tokenizer(proxy), _ends(proxy))
     with lone_rank():
         learner = Learner(LearnerSpec(proxy, "bf16", None, head="scores"), build_mesh(1))
         learner.load()
-        found = scores_of_answers(learner, [list(group) for group in groups], len(groups[0]))
+        found = scores_of_answers(learner, [list(group) for group in groups], len(groups[0]), end)
     return [[found[group[0].prompt_id * len(group) + sample] for sample in range(len(group))] for group in groups]
 
 
 def draw_pairs(model: Store, prompts: Sequence[PromptRow], file: Path) -> None:
     """Writes the pairs that the formula prefers."""
-    groups = sample(model, prompts, 2)
+    groups = [
+        group[first : first + 2]
+        for group in sample(model, prompts, 2 * PAIRS_A_PROMPT)
+        for first in range(0, len(group), 2)
+    ]
     tokenizer, rows = _tokenizer(model), []
-    for prompt, group, (first, second) in zip(prompts, groups, gold_scores(model, groups), strict=True):
-        if abs(first - second) < LEAST_DIFFERENCE:
+    asked = [prompt for prompt in prompts for _ in range(PAIRS_A_PROMPT)]
+    for prompt, group, (first, second) in zip(asked, groups, gold_scores(model, groups), strict=True):
+        if abs(first - second) < LEAST_DIFFERENCE or not all(answer.finished for answer in group):
             continue
         texts = [tokenizer.decode(answer.answer_ids, skip_special_tokens=True) for answer in group]
         chosen, rejected = texts if first > second else reversed(texts)
@@ -197,12 +219,13 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=["gain", "over", "direct"], default=["gain", "over", "direct"])
     options = parser.parse_args()
     store = open_store(str(ROOT / "artifacts"))
+    drawn = ROOT / "artifacts" / "drawn"
+    write_questions(drawn / "questions.json")
     run("prompts")
     model, shards = (find_named(store, name).content for name in ("base", "prompts"))
     model = model.below("model")
-    pairs = ROOT / "artifacts" / "drawn" / "pairs.jsonl"
-    if not pairs.exists():
-        draw_pairs(model, read_prompts(shards, "train").rows, pairs)
+    if not (drawn / "pairs.jsonl").exists():
+        draw_pairs(model, read_prompts(shards, "train").rows, drawn / "pairs.jsonl")
     run("proxy")
     proxy_model = find_named(store, "proxy").content
     print(f"proxy: {proxy_model.read_json('history.json')[-1]}", flush=True)

@@ -10,7 +10,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from cluster.storage import Store
 from jobs.corpus.raw import Message, RowError
-from jobs.corpus.template import TemplateError, check_template, end_token_ids, load_template, render
+from jobs.corpus.template import TemplateError, check_template, end_token_ids, load_template, render, written_end
 from jobs.quickstart_assets import MODEL, prepare_assets
 
 ASSETS = Path("artifacts/assets")
@@ -185,3 +185,12 @@ def test_templates_are_checked_before_training(model: Path, tokenizer: PreTraine
         check_template(missing, ends)
     with pytest.raises(TemplateError, match="neither a preset"):
         load_template("alpaca", Path())
+
+
+def test_the_end_that_the_template_writes_is_found(model: Path) -> None:
+    tokenizer = tokenizer_of(model)
+    ends = end_token_ids(Store(str(model.absolute())), tokenizer)
+    assert tokenizer.decode([written_end(tokenizer, ends)]) == "<|im_end|>"
+    assert written_end(tokenizer, {*ends, 0}) == written_end(
+        tokenizer, ends
+    )  # another one that would end an answer too

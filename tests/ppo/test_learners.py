@@ -1,5 +1,6 @@
 """PPO's losses on real Learners: the ratio of the first minibatch, the same update everywhere, values, temperature."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from configs.schema.ppo import KlPenalty, PpoAlgorithm
 from configs.schema.training import Optimizer
 from jobs.ppo.batches import pack_rollouts
 from jobs.ppo.losses import Totals, policy_loss_of_step, value_loss
+from jobs.ppo.ranks import scores_of_answers
 from jobs.records import PackedRow
 from jobs.train.batch import PackedBatch, pack_rows
 from jobs.train.fsdp import Precision, build_mesh
@@ -189,3 +191,16 @@ def test_a_critic_takes_its_head_from_a_reward_model_and_not_its_scale(
         critic = start(tmp_path, "fp64", "values", optimizer)
         got_W = critic.forward(pack_rollouts(ROLLOUTS), temperature=TEMPERATURE)
         torch.testing.assert_close(got_W, wanted_W, rtol=0, atol=1e-10)
+
+
+def test_an_answer_that_was_cut_off_is_scored_at_an_end_token(directory: Path, one_rank: DeviceMesh) -> None:
+    learner, end = start(directory, "fp32", "scores", None), 2
+    closed = [
+        rollout if rollout.finished
+        else replace(rollout, answer_ids=[*rollout.answer_ids, end], sampler_logprobs=[*rollout.sampler_logprobs, 0.0])
+        for rollout in ROLLOUTS
+    ]  # fmt: skip
+    assert sum(not rollout.finished for rollout in ROLLOUTS) == 1
+    scores = scores_of_answers(learner, [ROLLOUTS], 2, end)
+    assert list(scores.values()) == learner.forward(pack_rollouts(closed)).tolist()
+    assert list(scores.values()) != learner.forward(pack_rollouts(ROLLOUTS)).tolist()

@@ -120,10 +120,10 @@ def write_toy_run(directory: Path, model: Path, store: str, without: Sequence[st
     return ToyRun(config, Store(store))
 
 
-def copy_artifacts(done: Store, store: Store, without: str) -> None:
-    """What a run has made, but for artifacts of the kind `without`, into another store: there a run begins with that kind."""
+def copy_artifacts(done: Store, store: Store, *without: str) -> None:
+    """What a run has made, but for artifacts of the kinds `without`, into another store: there a run begins with those."""
     for info in done.files("artifacts"):
-        if not info.name.startswith(f"{without}-"):
+        if not info.name.startswith(tuple(f"{kind}-" for kind in without)):
             store.write(f"artifacts/{info.name}", done.read("artifacts", info.name))
 
 
