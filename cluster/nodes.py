@@ -10,7 +10,7 @@ import uuid
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError
+from ray.exceptions import NodeDiedError, TaskUnschedulableError, WorkerCrashedError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.storage import Patience, Store
@@ -29,7 +29,7 @@ def require_shared_store(store: Store) -> None:
     probe, written = f"probe-{uuid.uuid4().hex}", uuid.uuid4().hex
     opened = Store(store.root, Patience.PROBE)
     opened.write(probe, written.encode())
-    look: Any = ray.remote(num_cpus=0, max_retries=0)(_problem)
+    look: Any = ray.remote(num_cpus=0)(_problem)
     nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU", 0) > 0]
     asked = {
         look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
@@ -38,11 +38,11 @@ def require_shared_store(store: Store) -> None:
         for node in nodes
     }
     try:
-        answers = dict(zip(asked.values(), ray.get(list(asked), timeout=ANSWER_TIMEOUT_S), strict=True))
-    except GetTimeoutError as error:
-        raise StoreNotShared(
-            f"not all nodes answered within {ANSWER_TIMEOUT_S:.0f} s: `ray status` says why"
-        ) from error
+        ready, silent = ray.wait(list(asked), num_returns=len(asked), timeout=ANSWER_TIMEOUT_S)
+        if silent:
+            late = ", ".join(asked[question] for question in silent)
+            raise StoreNotShared(f"no answer within {ANSWER_TIMEOUT_S:.0f} s from {late}: `ray status` says why")
+        answers = {asked[question]: _answer(question) for question in ready}
     finally:
         opened.remove(probe)
     blind = [f"  {node}: {problem}" for node, problem in answers.items() if problem is not None]
@@ -57,6 +57,14 @@ def require_shared_store(store: Store) -> None:
             + "\n".join(blind[:5])
             + f"\n{remedy}"
         )
+
+
+def _answer(question: Any) -> str | None:
+    """What a node said; None also where it is lost by now: it will write nothing any more."""
+    try:
+        return ray.get(question)
+    except (TaskUnschedulableError, NodeDiedError, WorkerCrashedError):
+        return None
 
 
 def _problem(store: Store, probe: str, written: str) -> str | None:
