@@ -21,6 +21,7 @@ import ray
 import ray.train
 from ray.train import FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
 from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from configs.errors import RunFailed, UserError, with_exit_code
@@ -80,10 +81,20 @@ class _RankConfig:
 
 
 class _Trainer(TorchTrainer):
-    """Ray's own Ctrl-C handler aborts the ranks; the driver's asks them for a checkpoint first, so it has to stay."""
+    """Without two habits of Ray's that end ranks which should go on."""
 
     def _register_sigint_handler(self, controller: Any) -> None:
+        """Ray's Ctrl-C handler aborts the ranks; the driver's asks them for a checkpoint first, so it has to stay."""
         del controller
+
+    def _create_default_callbacks(self) -> list[Any]:
+        """Ray's cleaner asks whichever Ray started last on its host whether our controller lives, and ends the ranks when that
+        one has never heard of it. It is for controllers that die before their driver; with ours, all that they reserved goes.
+        """
+        return [
+            callback for callback in super()._create_default_callbacks()
+            if not isinstance(callback, PlacementGroupCleanerCallback)
+        ]  # fmt: skip
 
 
 def _rank(config: dict[str, _RankConfig]) -> None:
