@@ -52,11 +52,12 @@ demo: install assets  ## The main job on real input: corpus, CPT, SFT, evaluatio
 serve: install  ## Serve the demo's model (or MODEL=...) to OpenAI clients on 127.0.0.1:8000
 	$(BIN)/acclimate serve $(MODEL) --store $(STORE)
 
+# Two files of tests at a time: clusters and engines are mostly started and waited for.
 test: install system assets  ## All tests but chaos
-	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest tests --numprocesses 2 --dist loadfile
 
 test-fast: install  ## Tests without clusters, engines and browsers
-	$(BIN)/python -m pytest tests -m "not cluster and not vllm and not browser and not chaos and not gpu"
+	$(BIN)/python -m pytest tests --numprocesses 2 --dist loadfile -m "not cluster and not vllm and not browser and not chaos and not gpu"
 
 chaos: install system assets  ## Every named kill point, then random kills (CHAOS_KILLS=20 CHAOS_SEED=1); long
 	$(BIN)/python -m pytest tests/train/test_loop.py tests/cluster/test_artifacts.py tests/test_run.py tests/test_run_on_hosts.py \

@@ -20,7 +20,7 @@ from configs.schema.corpus import CorpusStage
 from configs.schema.ppo_stage import PpoStage
 from configs.schema.run import ARTIFACT_PREFIX, ModelStage, Run, Stage, stage_inputs
 from configs.schema.training import TrainStage
-from jobs.preflight_heldout import check_documents
+from jobs.heldout import check_documents
 from jobs.stages import STAGE_VERSIONS, Outcome, StageContext, identity, run_stage
 
 

@@ -14,13 +14,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-import jobs.fit
+import jobs.preflight.fit
 from cluster.artifacts import artifact_directory, attempt
 from cluster.lease import acquire
 from cluster.storage import Store
 from configs.loader import load_run
 from jobs.pipeline import PlannedStage, State, plan_run
-from jobs.preflight import check
+from jobs.preflight.stages import check
 from tests.world.command import Answer, acclimate, acclimate_process, require_refused
 from tests.world.free_port import free_port
 from tests.world.s3 import Credentials, S3Server, s3_environment
@@ -125,7 +125,7 @@ def test_a_full_disk(toy: ToyRun, small_disk: Path) -> None:
 
 def test_a_disk_that_cannot_hold_the_checkpoints(toy: ToyRun, monkeypatch: pytest.MonkeyPatch) -> None:
     """The tiny model has 106,816 numbers: 12 bytes each in a checkpoint, four of them for keep: 3, 4 in the export."""
-    monkeypatch.setattr(jobs.fit, "REST_BYTES", 0)
+    monkeypatch.setattr(jobs.preflight.fit, "REST_BYTES", 0)
     parameters, size = 106_816, 427_264 + 2_072
     checkpoints = 12 * parameters * 4
     imported = sum(
@@ -136,7 +136,7 @@ def test_a_disk_that_cannot_hold_the_checkpoints(toy: ToyRun, monkeypatch: pytes
 
     def with_free(free: int) -> Answer:
         usage = shutil.disk_usage("/")._replace(free=free)
-        monkeypatch.setattr(jobs.fit.psutil, "disk_usage", lambda path: usage)
+        monkeypatch.setattr(jobs.preflight.fit.psutil, "disk_usage", lambda path: usage)
         return acclimate("plan", str(toy.config), "stages.cpt.checkpoints.keep=3", "stages.sft.checkpoints.keep=3")
 
     assert with_free(needed).code == 0

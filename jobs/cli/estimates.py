@@ -12,15 +12,15 @@ if TYPE_CHECKING:
     from cluster.storage import Store
     from configs.schema.run import Run
     from jobs.estimate.time import Machine
-    from jobs.on_cluster import PpoEstimate, TrainingEstimate
-    from jobs.preflight_memory import Share
+    from jobs.preflight.memory import Share
+    from jobs.preflight.on_cluster import PpoEstimate, TrainingEstimate
 
 NOT_RUN = "calculated from data sheets and assumptions, not run"
 
 
 def show_on(run: "Run", store: "Store", machine: "Machine", console: Console, as_json: bool) -> None:
-    """Raises what jobs/on_cluster.estimate does."""
-    from jobs.on_cluster import PpoEstimate, estimate
+    """Raises what jobs.preflight.on_cluster.estimate does."""
+    from jobs.preflight.on_cluster import PpoEstimate, estimate
 
     found = estimate(run, store, machine)
     if as_json:
@@ -43,7 +43,7 @@ def show_on(run: "Run", store: "Store", machine: "Machine", console: Console, as
 
 def row_of(stage: "PpoEstimate | TrainingEstimate", machine: "Machine") -> dict[str, Any]:
     """For machines; bytes and seconds, to two digits."""
-    from jobs.on_cluster import TrainingEstimate
+    from jobs.preflight.on_cluster import TrainingEstimate
 
     if isinstance(stage, TrainingEstimate):
         return {

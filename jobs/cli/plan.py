@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from configs.schema.run import Run
     from jobs.estimate.time import Machine
     from jobs.pipeline import PlannedStage
-    from jobs.preflight_memory import Share
+    from jobs.preflight.memory import Share
 
 ConfigArgument = Annotated[str, typer.Argument(metavar="CONFIG", help="A run file, e.g. configs/quickstart.yaml.")]
 OverridesArgument = Annotated[
@@ -46,7 +46,7 @@ def plan(
     """Show stages, data, memory and what will be reused, and refuse what `run` would refuse; starts nothing."""
     from cluster.storage import Patience
     from jobs.pipeline import State, plan_run
-    from jobs.preflight import foresee
+    from jobs.preflight.stages import foresee
 
     loaded, opened = load(config, overrides, store)
     if on is not None:
@@ -85,7 +85,7 @@ def _machine(on: str, assume: list[str]) -> "Machine":
 def _shares(run: "Run", planned: "list[PlannedStage]", store: "Store") -> "dict[str, list[Share]]":
     """By stage, of those that will be computed and have models whose files are here."""
     from jobs.pipeline import State
-    from jobs.preflight_memory import shares_of
+    from jobs.preflight.memory import shares_of
 
     waiting = {stage.name: stage for stage in planned if stage.state is not State.DONE}
     found = {name: shares_of(run, stage, waiting, store) for name, stage in waiting.items()}
@@ -93,7 +93,7 @@ def _shares(run: "Run", planned: "list[PlannedStage]", store: "Store") -> "dict[
 
 
 def planned_rows(planned: "list[PlannedStage]") -> list[dict[str, Any]]:
-    from jobs.preflight import describe
+    from jobs.preflight.stages import describe
 
     return [
         {

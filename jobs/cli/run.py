@@ -75,7 +75,7 @@ def _execute(loaded: "Loaded", store: "Store", console: Console, yes: bool, only
     from cluster.runs import RunLog
     from cluster.storage import check_store
     from jobs.pipeline import State, plan_run
-    from jobs.preflight import check, foresee
+    from jobs.preflight.stages import check, foresee
     from jobs.tracking import require_tracker
 
     check_store(store)

@@ -30,7 +30,7 @@ from jobs.corpus.split import is_heldout
 from jobs.corpus.template import check_template, end_token_ids
 from jobs.models import load_tokenizer
 from jobs.pipeline import PlannedStage
-from jobs.preflight import model_origin
+from jobs.preflight.stages import model_origin
 
 WITHOUT_LIMIT = 2**30
 """A context in which nothing is too long, so that lengths can be measured."""

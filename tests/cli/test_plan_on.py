@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-import jobs.preflight_ppo
+import jobs.preflight.ppo
 from tests.world.command import acclimate
 from tests.world.toy_ppo import write_toy_ppo
 from tests.world.toy_run import CHECKOUT, ToyRun
@@ -131,7 +131,7 @@ def test_on_gpus_of_this_machine_the_fullest_counts(toy: ToyRun, monkeypatch: py
     ]
     asked = ("plan", str(toy.config), "stages.ppo.resources.placement=separate", "cluster.logical_cpus=8", *with_gpus)
     for gpu_bytes, code in ((None, 0), (80 << 30, 0), (1 << 20, 3)):
-        monkeypatch.setattr(jobs.preflight_ppo, "_gpu_bytes", lambda gpu_bytes=gpu_bytes: gpu_bytes)
+        monkeypatch.setattr(jobs.preflight.ppo, "_gpu_bytes", lambda gpu_bytes=gpu_bytes: gpu_bytes)
         answer = acclimate(*asked)
         assert answer.code == code, answer.stderr
     told = " ".join(answer.stderr.split())

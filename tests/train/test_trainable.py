@@ -5,7 +5,7 @@ import pytest
 from cluster.storage import Store
 from configs.schema.objectives import Lora
 from configs.schema.training import LanguageModelStage
-from jobs.fit import training_bytes
+from jobs.preflight.fit import training_bytes
 from jobs.train.trainable import require_trainable
 from tests.estimate.shapes import SMOLLM2_135M
 from tests.train.tiny_models import SIZES, VOCABULARY, save_tiny_model

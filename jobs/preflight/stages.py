@@ -18,11 +18,11 @@ from configs.schema.evaluation import EvaluateStage, ReportStage
 from configs.schema.ppo_stage import PpoStage
 from configs.schema.run import ModelStage, Run, stage_inputs
 from configs.schema.training import ExampleStage, LanguageModelStage, TrainStage
-from jobs.fit import StageSpace, check_cpus, check_disk, check_memory, training_space
-from jobs.origin import ContextTooLong, Origin, check_context, window_of
+from jobs.heldout import check_fractions
 from jobs.pipeline import PlannedStage
-from jobs.preflight_heldout import check_fractions
-from jobs.preflight_ppo import check_ppo, describe_ppo
+from jobs.preflight.fit import StageSpace, check_cpus, check_disk, check_memory, training_space
+from jobs.preflight.origin import ContextTooLong, Origin, check_context, window_of
+from jobs.preflight.ppo import check_ppo, describe_ppo
 from jobs.stages import trusts_code
 
 if TYPE_CHECKING:

@@ -21,9 +21,9 @@ from jobs.estimate.rounding import rounded
 from jobs.estimate.search import Saturation, fastest, saturation
 from jobs.estimate.step import Step, calculate
 from jobs.estimate.time import Bound, Machine, Passes, learning
-from jobs.fit import held_by_training
-from jobs.origin import Origin
-from jobs.preflight_ppo import models_of, ways_to_fit
+from jobs.preflight.fit import held_by_training
+from jobs.preflight.origin import Origin
+from jobs.preflight.ppo import models_of, ways_to_fit
 
 
 @dataclass(frozen=True)

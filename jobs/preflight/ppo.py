@@ -15,8 +15,8 @@ from configs.schema.ppo_stage import PpoStage
 from configs.schema.run import Run
 from jobs.estimate.memory import RankMemory
 from jobs.estimate.roles import Layout, PpoModels, held_by, judges, layout_of, role_memory
-from jobs.fit import RANK_BASELINE_GIB, StageSpace, checkpoint_bytes
-from jobs.origin import Origin, check_context
+from jobs.preflight.fit import RANK_BASELINE_GIB, StageSpace, checkpoint_bytes
+from jobs.preflight.origin import Origin, check_context
 
 if TYPE_CHECKING:
     from jobs.train.trainable import Trainable

@@ -11,10 +11,10 @@ from configs.schema.ppo_stage import PpoStage
 from configs.schema.run import Run, stage_inputs
 from configs.schema.training import TrainStage
 from jobs.estimate.memory import RankMemory, learner_memory
-from jobs.fit import held_by_training
 from jobs.pipeline import PlannedStage
-from jobs.preflight import model_origin, row_tokens_of
-from jobs.preflight_ppo import memory_of, models_of
+from jobs.preflight.fit import held_by_training
+from jobs.preflight.ppo import memory_of, models_of
+from jobs.preflight.stages import model_origin, row_tokens_of
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import pytest
 
 from configs.schema.run import Run
 from jobs.evaluate.heldout import EvaluationError
-from jobs.preflight_heldout import check_documents, check_fractions
+from jobs.heldout import check_documents, check_fractions
 from tests.world.command import acclimate, require_refused
 from tests.world.toy_run import toy_run_values, write_toy_run
 
