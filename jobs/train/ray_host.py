@@ -21,6 +21,7 @@ import ray
 import ray.train
 from ray.train import FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
 from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -81,20 +82,19 @@ class _RankConfig:
 
 
 class _Trainer(TorchTrainer):
-    """Without two habits of Ray's that end ranks which should go on."""
+    """Without what Ray Train does beside starting ranks."""
 
     def _register_sigint_handler(self, controller: Any) -> None:
         """Ray's Ctrl-C handler aborts the ranks; the driver's asks them for a checkpoint first, so it has to stay."""
         del controller
 
     def _create_default_callbacks(self) -> list[Any]:
-        """Ray's cleaner asks whichever Ray started last on its host whether our controller lives, and ends the ranks when that
-        one has never heard of it. It is for controllers that die before their driver; with ours, all that they reserved goes.
+        """Two actors fewer. We read our own shards; and Ray's cleaner asks whichever Ray started last on its host whether our
+        controller lives, and ends the ranks when that one has never heard of it. It is for controllers that die before their
+        driver; with ours, all that they reserved goes.
         """
-        return [
-            callback for callback in super()._create_default_callbacks()
-            if not isinstance(callback, PlacementGroupCleanerCallback)
-        ]  # fmt: skip
+        unwanted = (DatasetsCallback, PlacementGroupCleanerCallback)
+        return [callback for callback in super()._create_default_callbacks() if not isinstance(callback, unwanted)]
 
 
 def _rank(config: dict[str, _RankConfig]) -> None:
