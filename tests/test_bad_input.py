@@ -21,6 +21,7 @@ from tests.world.command import acclimate, acclimate_process, require_refused
 from tests.world.free_port import free_port
 from tests.world.toy_run import CHECKOUT, ToyRun, write_toy_run
 
+ZIPPED = gzip.compress(b'{"text": "x"}', mtime=0)
 ENDLESS = "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}"
 """A chat template that never says where an answer ends."""
 
@@ -269,8 +270,8 @@ def test_a_document_end_that_is_no_token(toy: ToyRun) -> None:
         ("latin.txt", "text", "für alle".encode("latin-1"), ("latin.txt: not_utf8", "0xfc")),
         ("latin.jsonl", "jsonl", '{"text": "für"}\n'.encode("latin-1"), ("latin.jsonl#1: broken_json",)),
         ("table.jsonl", "jsonl", b"PAR1\x15\x04\x15\n\x00PAR1", ("table.jsonl#1", "it is a Parquet file")),
-        ("packed.jsonl", "jsonl", gzip.compress(b'{"text": "x"}'), ("packed.jsonl#1", "it is gzip: name it .gz")),
-        ("cut.jsonl.gz", "jsonl", gzip.compress(b'{"text": "x"}')[:-9], ("cut.jsonl.gz: damaged_file",)),
+        ("packed.jsonl", "jsonl", ZIPPED, ("packed.jsonl#1", "it is gzip: name it .gz")),
+        ("cut.jsonl.gz", "jsonl", ZIPPED[:-9], ("cut.jsonl.gz: damaged_file",)),
         ("papers.xml", "pubmed", b"<html><body/>", ("papers.xml: damaged_file",)),
         ("array.jsonl", "jsonl", b'[{"text": "x"}]', ("array.jsonl#1: not_an_object: a list",)),
     ],

@@ -72,8 +72,16 @@ class EngineResources(Node):
     threads_per_rank: PositiveInt = 1
     gpus_per_rank: int = Field(default=0, ge=0, description="Tensor parallelism of one engine; not run on GPUs yet.")
     custom_resources: CustomResources = Field(default_factory=dict)
-    kv_cache_gib: float = Field(default=1.0, gt=0)
+    kv_cache_gib: float | None = Field(
+        default=None,
+        gt=0,
+        description="Keys and values, of an engine or of each of its GPUs; default: 1 on CPUs, on GPUs what vLLM leaves.",
+    )
     max_num_seqs: PositiveInt = Field(default=64, description="Answers sampled at a time.")
+
+    @property
+    def kv_cache_on_cpu_gib(self) -> float:
+        return 1.0 if self.kv_cache_gib is None else self.kv_cache_gib
 
 
 class PpoResources(Node):

@@ -122,7 +122,7 @@ def _show_ppo(stage: "PpoEstimate", console: Console) -> None:
     )  # fmt: skip
     if step.layout.shared:
         console.print(
-            "not possible yet: an engine that is awake holds 92 % of its GPU (vLLM's default), and what learns stays beside it",
+            "not run: there what learns waits in host memory (FSDP's CPU offload), whose way to the GPU and back is not counted",
             highlight=False,
         )
     for limit in stage.saturates:

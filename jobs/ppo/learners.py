@@ -24,7 +24,7 @@ from jobs.ppo.offer import Announced, Synced
 from jobs.ppo.probe import Probe
 from jobs.ppo.probing import probe_logprobs, probe_sequences
 from jobs.ppo.prompts import read_prompts
-from jobs.ppo.ranks import Clock, join, numbers_of_tokens, own_micro_batches, read_units
+from jobs.ppo.ranks import Clock, join, numbers_of_tokens, own_micro_batches, read_units, waits_in_host_memory
 from jobs.ppo.rewards import RunningScale
 from jobs.ppo.roles import CRITIC, POLICY
 from jobs.ppo.samples import SampleWriter
@@ -81,6 +81,7 @@ class Policy:
         join(rendezvous, stage.resources.policy, stage.resources)
         spec = LearnerSpec(
             self._job.policy, stage.precision, stage.optimizer, stage.activation_checkpointing,
+            waits_in_host_memory(stage.resources.policy, stage.resources),
             trust_remote_code=self._job.trust_remote_code, seed=self._job.seed, lora=stage.lora,
         )  # fmt: skip
         self.learner, self._checkpoints = _loaded(self._job, spec, rendezvous.ranks, POLICY, checkpoint)
@@ -219,7 +220,8 @@ class Critic:
         join(rendezvous, stage.resources.critic, stage.resources)
         assert self._job.critic is not None
         spec = LearnerSpec(
-            self._job.critic, stage.precision, stage.critic_optimizer, stage.activation_checkpointing, head="values",
+            self._job.critic, stage.precision, stage.critic_optimizer, stage.activation_checkpointing,
+            waits_in_host_memory(stage.resources.critic, stage.resources), head="values",
             trust_remote_code=self._job.trust_remote_code, seed=self._job.seed,
         )  # fmt: skip
         self._learner, self._checkpoints = _loaded(self._job, spec, rendezvous.ranks, CRITIC, checkpoint)

@@ -48,6 +48,11 @@ def join(rendezvous: Rendezvous, own: RoleResources, resources: PpoResources) ->
     )
 
 
+def waits_in_host_memory(own: RoleResources, resources: PpoResources) -> bool:
+    """Whether a model of the role is on its GPU group by group only (FSDP's CPU offload): a sampler wakes there in between."""
+    return resources.placement == "colocated" and own.gpus_per_rank > 0
+
+
 @dataclass
 class Clock:
     """How long a rank has worked, and not waited, since it was asked last; by what it did."""

@@ -37,7 +37,8 @@ class Sampler:
         self._engine = RolloutEngine(
             EngineSpec(
                 self._job.policy, DTYPES[stage.precision], self._job.context + stage.max_new_tokens,  # pyright: ignore[reportArgumentType]
-                engine.kv_cache_gib, engine.max_num_seqs, engine.threads_per_rank, "cuda" if on_gpu else "cpu",
+                engine.kv_cache_gib if on_gpu else engine.kv_cache_on_cpu_gib,
+                engine.max_num_seqs, engine.threads_per_rank, "cuda" if on_gpu else "cpu",
                 resources.transfer, max(1, engine.gpus_per_rank), on_gpu and resources.placement == "colocated",
                 self._job.trust_remote_code,
             )

@@ -21,6 +21,7 @@ from jobs.ppo.ranks import (
     own_micro_batches,
     read_units,
     scores_of_answers,
+    waits_in_host_memory,
 )
 from jobs.ppo.reward_functions import call_reward, import_function
 from jobs.ppo.roles import REFERENCE, REWARD
@@ -46,9 +47,11 @@ class Scorer:
     def start(self, rendezvous: Rendezvous) -> None:
         """Joins the group and loads; collective."""
         stage = self._job.stage
-        join(rendezvous, stage.resources.reward if self._judges else stage.resources.reference, stage.resources)
+        own = stage.resources.reward if self._judges else stage.resources.reference
+        join(rendezvous, own, stage.resources)
         spec = LearnerSpec(
-            self._model, stage.precision, None, head="scores" if self._judges else "logprobs",
+            self._model, stage.precision, None, cpu_offload=waits_in_host_memory(own, stage.resources),
+            head="scores" if self._judges else "logprobs",
             trust_remote_code=self._job.trust_remote_code,
         )  # fmt: skip
         self._learner = Learner(spec, build_mesh(rendezvous.ranks))

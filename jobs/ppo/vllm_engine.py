@@ -42,7 +42,8 @@ class EngineSpec:
     dtype: Literal["bfloat16", "float16", "float32"]
     max_model_len: int
     """Tokens of a prompt and its answer."""
-    kv_cache_gib: float
+    kv_cache_gib: float | None
+    """None: what vLLM leaves of its GPUs."""
     max_num_seqs: int
     """Answers that are sampled at a time; the others wait."""
     threads: int
@@ -266,12 +267,12 @@ def _start(spec: EngineSpec, directory: str) -> Any:
         "distributed_executor_backend": "uni",
         "logits_processors": [SeedOfRow],
         "enforce_eager": True,  # torch.compile costs a minute and keeps kernels of the first weights
-        "kv_cache_memory_bytes": int(spec.kv_cache_gib * 2**30),
     }
     on_gpu: dict[str, Any] = {"tensor_parallel_size": spec.tensor_parallel, "enable_sleep_mode": spec.sleeps}
     return LLM(
         model=directory, dtype=spec.dtype, skip_tokenizer_init=True, trust_remote_code=spec.trust_remote_code,
         max_model_len=spec.max_model_len, max_num_seqs=spec.max_num_seqs, logprobs_mode="processed_logprobs",
+        kv_cache_memory_bytes=None if spec.kv_cache_gib is None else int(spec.kv_cache_gib * 2**30),
         worker_extension_cls=EXTENSION, disable_log_stats=True, seed=0,
         weight_transfer_config=cast(Any, {"backend": BACKEND if spec.transfer == "buckets" else spec.transfer}),
         **(on_cpu if spec.device == "cpu" else on_gpu),

@@ -104,9 +104,9 @@ class PpoMemory:
 
 
 def memory_of(stage: PpoStage, models: PpoModels, prompt_tokens: int) -> PpoMemory:
-    """As the stage's resources ask. On GPUs the cache of the samplers is what is left, and not counted."""
+    """As the stage's resources ask. On GPUs a cache whose size is left open is what is left, and not counted."""
     engines = stage.resources.rollout
-    cache = 0.0 if engines.gpus_per_rank else engines.kv_cache_gib * 2**30
+    cache = (engines.kv_cache_on_cpu_gib if not engines.gpus_per_rank else engines.kv_cache_gib or 0.0) * 2**30
     layout = layout_of(stage)
     memory = role_memory(stage, models, layout, cache, prompt_tokens)
     host = sum(layout.ranks[role] * rank.total for role, rank in memory.items())
@@ -154,7 +154,7 @@ def _check_memory(name: str, stage: PpoStage, memory: PpoMemory) -> None:
     else:
         free, where = psutil.virtual_memory().available, "free are"
         needed, what = memory.host_bytes, "for all its models"
-        more = f"lower rollout.kv_cache_gib (now {stage.resources.rollout.kv_cache_gib:g})"
+        more = f"lower rollout.kv_cache_gib (now {stage.resources.rollout.kv_cache_on_cpu_gib:g})"
     if free is None or needed <= free:
         return
     each = ", ".join(
