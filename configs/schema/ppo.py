@@ -129,6 +129,16 @@ class PpoAlgorithm(Node):
             )
         if self.estimator != "gae" and self.critic_warmup_steps:
             raise ValueError(f"critic_warmup_steps: estimator {self.estimator} has no critic; set it to 0")
+        if self.estimator == "grpo" and self.grpo_scale == "deviation" and self.kl.where == "reward":
+            raise ValueError(
+                "kl.where: reward with grpo_scale: deviation makes of a prompt whose answers score alike nothing but noise of "
+                "the KL, at full size; set kl.where: loss with estimator: k3_straight, grpo_scale: none, or kl.where: none"
+            )
+        if self.kl.adaptive is not None and self.kl.adaptive.horizon < self.answers_per_step:
+            raise ValueError(
+                f"kl.adaptive.horizon ({self.kl.adaptive.horizon}) is counted in answers, and a step has "
+                f"{self.answers_per_step}; the coefficient would jump: set more (10000 is common)"
+            )
         return self
 
     @model_validator(mode="after")

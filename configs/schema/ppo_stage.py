@@ -153,6 +153,25 @@ class PpoEvaluation(Node):
     )
 
 
+class PolicyOptimizer(Optimizer):
+    """AdamW as for RLHF: epsilon keeps steps small where gradients are (Huang et al. 2024, arXiv 2403.17031, section 4)."""
+
+    learning_rate: float = Field(default=3e-6, gt=0)
+    epsilon: float = Field(default=1e-5, gt=0)
+
+
+class CriticOptimizer(PolicyOptimizer):
+    """The same, faster: values may move further than answers."""
+
+    learning_rate: float = Field(default=1e-5, gt=0)
+
+
+class PpoCheckpoints(Checkpoints):
+    """When a run writes its state; a step is dear."""
+
+    every_steps: PositiveInt = 5
+
+
 class PpoStage(Node):
     """A model, prompts and rewards -> a model whose answers earn more (Ouyang et al. 2022, arXiv 2203.02155, section 3.4)."""
 
@@ -182,8 +201,8 @@ class PpoStage(Node):
         default=0,
         description="1: the next answers are sampled while these are learnt from, by a policy one step older.",
     )
-    optimizer: Optimizer = Optimizer(learning_rate=3e-6, epsilon=1e-5)
-    critic_optimizer: Optimizer = Optimizer(learning_rate=1e-5, epsilon=1e-5)
+    optimizer: PolicyOptimizer = PolicyOptimizer()
+    critic_optimizer: CriticOptimizer = CriticOptimizer()
     lora: Lora | None = Field(default=None, description="Of the policy; its critic is trained whole.")
     precision: Literal["bf16", "fp32"] = "bf16"
     unit_prompts: PositiveInt = recorded_only(
@@ -195,7 +214,7 @@ class PpoStage(Node):
     activation_checkpointing: bool = recorded_only(False)
     heldout: PpoEvaluation | None = None
     health: Health = recorded_only(Health())
-    checkpoints: Checkpoints = recorded_only(Checkpoints(every_steps=5))
+    checkpoints: PpoCheckpoints = recorded_only(PpoCheckpoints())
     resources: PpoResources = recorded_only(PpoResources())
 
     @model_validator(mode="after")
@@ -209,21 +228,56 @@ class PpoStage(Node):
                 f"minibatches ({self.algorithm.minibatches}) must divide prompts_per_step "
                 f"({self.algorithm.prompts_per_step}): the answers to a prompt stay together"
             )
-        if self.lora is not None and self.lora.dropout > 0:
+        if self.steps is not None and self.algorithm.critic_warmup_steps >= self.steps:
             raise ValueError(
-                "lora.dropout: a policy with dropout is not the one that sampled, and its first ratios are not 1; leave it out"
+                f"critic_warmup_steps ({self.algorithm.critic_warmup_steps}): of {self.steps} steps none is left in which the "
+                "policy learns"
             )
+        self._require_adapters_fit()
+        self._require_ranks_fit()
         if self.reference_is_base:
             self._require_base_is_start()
         if self.checkpoints.keep < 2:
             raise ValueError("checkpoints.keep must be 2 or more: policy and critic are saved one after the other")
         return self
 
-    def _require_base_is_start(self) -> None:
-        if self.lora is None or self.lora.train_whole or self.lora.start == "continue":
+    def _require_adapters_fit(self) -> None:
+        if self.lora is None:
+            return
+        if self.lora.dropout > 0:
             raise ValueError(
-                "reference_is_base: below the policy there must be the model it starts from: set `lora`, without train_whole and "
-                "with start: merge"
+                "lora.dropout: a policy with dropout is not the one that sampled, and its first ratios are not 1; leave it out"
+            )
+        if self.lora.start == "continue":
+            raise ValueError(
+                "lora.start: continue is not possible here; start: merge begins new adapters on the model with the old ones in it"
+            )
+        if self.lora.base != "as_stored":
+            raise ValueError(
+                f"lora.base: {self.lora.base}: samplers start with the weights as they are stored, which is another model than "
+                "the policy; leave it out"
+            )
+
+    def _require_ranks_fit(self) -> None:
+        prompts = self.algorithm.prompts_per_step // self.algorithm.minibatches
+        learners = {"policy": self.resources.policy.ranks}
+        if self.needs_critic:
+            learners["critic"] = self.resources.critic.ranks
+        for role, ranks in learners.items():
+            if ranks > prompts:
+                raise ValueError(
+                    f"resources.{role}.ranks ({ranks}): a minibatch has {prompts} prompts, and every rank needs one; lower "
+                    "minibatches or raise prompts_per_step"
+                )
+        if self.staleness and self.resources.placement == "colocated" and self.resources.rollout.gpus_per_rank:
+            raise ValueError(
+                "staleness: 1 samples while the others compute, and on shared GPUs they take turns; set placement: separate"
+            )
+
+    def _require_base_is_start(self) -> None:
+        if self.lora is None or self.lora.train_whole:
+            raise ValueError(
+                "reference_is_base: below the policy there must be the model it starts from: set `lora`, without train_whole"
             )
         if self.reference is not None or not self.needs_reference:
             raise ValueError(

@@ -114,7 +114,8 @@ class Cast:
         """Begins to sample; a stream of unit handles for every engine."""
         stage = self.job.stage
         prompts = asked_prompts(self.job, table, asked)
-        requests = requests_for(prompts, stage.algorithm.answers_per_prompt, self.job.seed, asked.split, asked.step)
+        seeds = (self.job.seed, "train", asked.step) if asked.split == "train" else (self.job.seed, "heldout")
+        requests = requests_for(prompts, stage.algorithm.answers_per_prompt, *seeds)
         dealt = deal(requests, stage.unit_prompts, len(self.samplers.ranks))
         return [
             sampler.generate.options(num_returns="streaming").remote(units)

@@ -110,7 +110,7 @@ def _steps(job: PpoJob, cast: Cast, progress: Progress, listener: Listener) -> E
     """The loop."""
     stage, total = job.stage, job.total_steps
     train, heldout = read_prompts(job.shards, "train"), read_prompts(job.shards, "heldout") if stage.heldout else None
-    health = HealthCheck(stage, listener.say)
+    health = HealthCheck(stage, listener.say, progress.history)
     if progress.step:
         cast.sync(progress.step, probe=True)
     elif heldout is not None:

@@ -134,7 +134,7 @@ def estimate(
     """Advantages before whitening, and returns.
 
     Args:
-        prompts: of this rank; at least one.
+        prompts: of this rank.
         scale: of scores, with this step's included.
         kl_coefficient: used where the KL is in the reward.
     """
@@ -147,8 +147,10 @@ def estimate(
     )
     actions = batch.actions
     assert actions is not None
-    scores_S = torch.tensor([experience.scores[experience.number(rollout)] for rollout in rollouts])
-    finished_S = torch.tensor([rollout.finished for rollout in rollouts])
+    scores_S = torch.tensor(
+        [experience.scores[experience.number(rollout)] for rollout in rollouts], dtype=torch.float32
+    )
+    finished_S = torch.tensor([rollout.finished for rollout in rollouts], dtype=torch.bool)
     earned_S = shaped(scores_S, finished_S, scale, settings.rewards)
     with_reference = bool(experience.reference)
     kl_W = (
@@ -164,7 +166,7 @@ def estimate(
         )
     else:
         of_answers_S = answer_sums(rewards_W, actions.segment_W, len(rollouts))
-        group_S = torch.tensor([rollout.prompt_id for rollout in rollouts])
+        group_S = torch.tensor([rollout.prompt_id for rollout in rollouts], dtype=torch.int64)
         advantages_S = (
             grpo(of_answers_S, group_S, settings.grpo_scale)
             if settings.estimator == "grpo"

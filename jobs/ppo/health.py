@@ -14,12 +14,17 @@ class PolicyUnhealthy(RunFailed):
 
 
 class HealthCheck:
-    """Remembers only what was said already."""
+    """Remembers only what was said already, and how long answers were at first."""
 
-    def __init__(self, stage: PpoStage, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, stage: PpoStage, say: Callable[[str], None], history: Sequence[Mapping[str, float]] = ()
+    ) -> None:
+        """Args:
+        history: of the run so far, where it goes on.
+        """
         self._stage, self._say = stage, say
         self._said: set[str] = set()
-        self._lengths: list[float] = []
+        self._lengths = [entry["answers/tokens"] for entry in history if "answers/tokens" in entry][:1]
 
     def check(self, metrics: Mapping[str, float]) -> None:
         """Raises PolicyUnhealthy."""
@@ -54,14 +59,18 @@ class HealthCheck:
             self._once("flat", f"step {step}: all answers have the same score, so there is nothing to learn from")
 
     def check_heldout(self, history: Sequence[Mapping[str, float]]) -> None:
-        """Says where the reward has risen while the gold reward has fallen from its best, by more than two standard errors."""
+        """Says where the reward has risen while the gold reward has fallen from its best.
+
+        Twice in a row and by more than three standard errors: the best of many evaluations was lucky too.
+        """
         seen = [entry for entry in history if "heldout/gold_change" in entry]
-        if not seen:
+        if len(seen) < 2:
             return
         start = next(entry for entry in history if "heldout/score" in entry)
-        now, best = seen[-1], max([start, *seen], key=lambda entry: entry.get("heldout/gold_change", 0.0))
-        fall = best.get("heldout/gold_change", 0.0) - now["heldout/gold_change"]
-        if fall > 2 * now["heldout/gold_change_error"] and now["heldout/score"] > best["heldout/score"]:
+        *earlier, before, now = seen
+        best = max([start, *earlier], key=lambda entry: entry.get("heldout/gold_change", 0.0))
+        fall = best.get("heldout/gold_change", 0.0) - max(before["heldout/gold_change"], now["heldout/gold_change"])
+        if fall > 3 * now["heldout/gold_change_error"] and now["heldout/score"] > best["heldout/score"]:
             rose = f"from {best['heldout/score']:.2f} to {now['heldout/score']:.2f}"
             self._once(
                 "gold",

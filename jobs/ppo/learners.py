@@ -132,7 +132,9 @@ class Policy:
             totals = watched_sums(self.learner, learnt, experience)
             advantages = whiten(self.learner, learnt.advantages) if algorithm.whitens else learnt.advantages
             batches = batches_of(experience, plan, learnt, advantages)
-            rate = learning_rate(control.step, job.total_steps, job.stage.optimizer)
+            waits = algorithm.critic_warmup_steps  # its own warm-up begins with its first step
+            learns = control.step >= waits
+            rate = learning_rate(control.step - waits, job.total_steps - waits, job.stage.optimizer) if learns else 0.0
 
             def loss_of(minibatch: Totals) -> LossFunction | EntropyLoss:
                 return policy_loss_of_step(algorithm, control.kl_coefficient, minibatch)
@@ -140,7 +142,7 @@ class Policy:
             if control.probe and self._probed is None:
                 self._probed = self._probe_logprobs()
             metrics: dict[str, float] = {}
-            if control.step >= algorithm.critic_warmup_steps:
+            if learns:
                 metrics = learn(self.learner, batches, loss_of, rate, job, control.step, algorithm.temperature)
             return Updated(
                 {**metrics, "learning_rate": rate, **per_answer(totals)},

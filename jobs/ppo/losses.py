@@ -122,20 +122,21 @@ def value_loss(values_W: Tensor, batch: PackedBatch, settings: PpoAlgorithm, tot
         low_W, high_W = actions.old_values_W - settings.value_clip, actions.old_values_W + settings.value_clip
         clipped_errors_W = (values_W.clamp(low_W, high_W) - actions.returns_W).square()
     loss_W = 0.5 * torch.maximum(errors_W, clipped_errors_W)
+    old_errors_W = actions.returns_W - actions.old_values_W  # not of values that have learnt these very returns
     metrics = {
         "value/clip_fraction": mean_of((clipped_errors_W > errors_W).float()),
         "value/mean": mean_of(values_W),
         "value/returns": mean_of(actions.returns_W),
         "value/returns_square": mean_of(actions.returns_W.double().square()),
-        "value/errors": mean_of(actions.returns_W - values_W),
-        "value/errors_square": mean_of(errors_W),
+        "value/errors": mean_of(old_errors_W),
+        "value/errors_square": mean_of(old_errors_W.square()),
     }
     return Contribution((shares(actions, settings.aggregation, totals) * loss_W).sum(), metrics)
 
 
 def explained_variance(metrics: Mapping[str, float]) -> float:
-    """1 - Var(returns - values) / Var(returns), from the metrics of `value_loss` over all ranks: 1 is a perfect critic, 0 as
-    good as a constant, below 0 worse; 0 where all returns are equal."""
+    """1 - Var(returns - values) / Var(returns), from the metrics of `value_loss` over all ranks, of the values before the update:
+    1 is a perfect critic, 0 as good as a constant, below 0 worse; 0 where all returns are equal."""
     variance = metrics["value/returns_square"] - metrics["value/returns"] ** 2
     left = metrics["value/errors_square"] - metrics["value/errors"] ** 2
     return 1 - left / variance if variance > 0 else 0.0

@@ -39,7 +39,7 @@ class Progress:
 def after_step(before: Progress, updated: Updated, stage: PpoStage, metrics: dict[str, float]) -> Progress:
     """With one step more: the KL coefficient of the next, scores seen so far, a line of history."""
     adaptive, kl = stage.algorithm.kl.adaptive, before.kl
-    if adaptive is not None:
+    if adaptive is not None and before.step >= stage.algorithm.critic_warmup_steps:
         seen = kl_in_unit(updated.kl_total, updated.answers, updated.actions, adaptive)
         kl = next_coefficient(before.kl, adaptive, seen, updated.answers)
     entry = {

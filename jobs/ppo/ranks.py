@@ -120,10 +120,9 @@ def scores_of_answers(
 
 
 def _closed(rollout: Rollout, end_id: int) -> Rollout:
-    """An answer that was cut off, with an end: what a reward model says at any other token means nothing."""
-    if rollout.finished:
-        return rollout
-    return replace(rollout, answer_ids=[*rollout.answer_ids, end_id], sampler_logprobs=[*rollout.sampler_logprobs, 0.0])
+    """With this end, also where it was cut off or ended by another token: at those a reward model has never been read."""
+    kept = rollout.answer_ids[:-1] if rollout.finished else rollout.answer_ids
+    return replace(rollout, answer_ids=[*kept, end_id], sampler_logprobs=[0.0] * (len(kept) + 1))
 
 
 def answer_number(rollout: Rollout, answers_per_prompt: int) -> int:

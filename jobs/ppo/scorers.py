@@ -57,9 +57,15 @@ class Scorer:
         self._learner = Learner(spec, build_mesh(rendezvous.ranks))
         self._learner.load()
         if self._judges:
-            policy = self._job.policy
-            tokenizer = load_tokenizer(read_tokenizer_files(policy, self._job.trust_remote_code))
-            self._end_id = written_end(tokenizer, end_token_ids(policy, tokenizer))
+            self._end_id = self._end_of_answers()
+
+    def _end_of_answers(self) -> int:
+        """As the reward model's own template writes it; as the policy's does, where it has none."""
+        for model in (self._model, self._job.policy):
+            tokenizer = load_tokenizer(read_tokenizer_files(model, self._job.trust_remote_code))
+            if tokenizer.chat_template:
+                break
+        return written_end(tokenizer, end_token_ids(model, tokenizer))
 
     def score(self, asked: Asked, units: Sequence[Handle]) -> Column | Scores:
         """Of this rank's answers in some units (in a list: Ray would wait for a bare handle before the call); collective."""

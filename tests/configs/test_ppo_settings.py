@@ -6,6 +6,8 @@ from pydantic import ValidationError
 from configs.schema.ppo import PpoAlgorithm
 from configs.schema.ppo_stage import PpoStage, RoleResources
 
+STAGE = {"stage": "ppo", "model": "base", "shards": "prompts", "rewards": [{"model": "rm"}], "steps": 3}
+
 
 def test_defaults_fit_together() -> None:
     settings = PpoAlgorithm()
@@ -14,7 +16,7 @@ def test_defaults_fit_together() -> None:
 
 
 def test_groups_are_not_whitened_unless_asked() -> None:
-    assert not PpoAlgorithm(estimator="grpo", answers_per_prompt=4).whitens
+    assert not PpoAlgorithm(estimator="grpo", answers_per_prompt=4, grpo_scale="none").whitens
     assert PpoAlgorithm(estimator="rloo", answers_per_prompt=4, whiten=True).whitens
     assert not PpoAlgorithm(whiten=False).whitens
 
@@ -29,6 +31,8 @@ def test_groups_are_not_whitened_unless_asked() -> None:
         ({"kl": {"estimator": "k3"}}, r"kl.estimator k3 in the reward pulls to something else .*; set estimator: k1"),
         ({"kl": {"where": "none", "adaptive": {"unit": "nats_per_token", "target": 0.1}}}, r"nothing to adapt with where: none"),
         ({"kl": {"adaptive": {"target": 6}}}, r"unit\n  Field required"),
+        ({"estimator": "grpo", "answers_per_prompt": 4}, r"noise of the KL, at full size; set kl.where: loss"),
+        ({"kl": {"adaptive": {"unit": "nats_per_token", "target": 0.1, "horizon": 50}}}, r"horizon \(50\) .* a step has 64"),
         ({"clip": 1.0}, "less than 1"),
         ({"importance_cap": 0.5}, "greater than or equal to 1"),
     ],
@@ -50,7 +54,17 @@ def test_what_does_not_fit_is_refused(values: dict, message: str) -> None:
         ({"lora": {"dropout": 0.1}}, "lora.dropout"),
         ({"checkpoints": {"keep": 1}}, "checkpoints.keep must be 2 or more"),
         ({"reference_is_base": True}, "reference_is_base: below the policy there must be the model it starts from"),
-        ({"reference_is_base": True, "lora": {"start": "continue"}}, "with start: merge"),
+        ({"lora": {"start": "continue"}}, "start: merge begins new adapters on the model with the old ones in it"),
+        ({"lora": {"base": "nf4"}}, "lora.base: nf4: samplers start with the weights as they are stored"),
+        ({"algorithm": {"critic_warmup_steps": 3}, "steps": 3}, r"critic_warmup_steps \(3\): of 3 steps none is left"),
+        (
+            {"algorithm": {"prompts_per_step": 8, "minibatches": 8}, "resources": {"policy": {"ranks": 2}}},
+            r"resources.policy.ranks \(2\): a minibatch has 1 prompts",
+        ),
+        (
+            {"staleness": 1, "resources": {"placement": "colocated", "rollout": {"gpus_per_rank": 1}}},
+            "on shared GPUs they take turns; set placement: separate",
+        ),
         ({"reference_is_base": True, "lora": {}, "reference": "base"}, "remove `reference`"),
         ({"rewards": [{"model": "rm", "function": "a:b"}]}, "exactly one of `model` and `function`"),
         (
@@ -65,10 +79,9 @@ def test_what_does_not_fit_is_refused(values: dict, message: str) -> None:
     ],
 )
 def test_a_stage_that_does_not_fit_is_refused(values: dict, message: str) -> None:
-    stage = {"stage": "ppo", "model": "base", "shards": "prompts", "rewards": [{"model": "rm"}], "steps": 3}
-    assert PpoStage.model_validate(stage).loads_reference
+    assert PpoStage.model_validate(STAGE).loads_reference
     with pytest.raises(ValidationError, match=message):
-        PpoStage.model_validate({**stage, **values})
+        PpoStage.model_validate({**STAGE, **values})
 
 
 def test_custom_resources_have_names_of_their_own() -> None:
@@ -77,3 +90,11 @@ def test_custom_resources_have_names_of_their_own() -> None:
         RoleResources(custom_resources={"GPU": 1})
     with pytest.raises(ValidationError, match=r"L4: 0: give names .* amounts above 0"):
         RoleResources(custom_resources={"L4": 0})
+
+
+def test_what_is_left_out_of_an_optimizer_keeps_the_values_of_rlhf() -> None:
+    own = {"optimizer": {"learning_rate": 1e-6}, "critic_optimizer": {"weight_decay": 0.1}, "checkpoints": {"keep": 3}}
+    stage = PpoStage.model_validate({**STAGE, **own})
+    assert (stage.optimizer.learning_rate, stage.optimizer.epsilon) == (1e-6, 1e-5)
+    assert (stage.critic_optimizer.learning_rate, stage.critic_optimizer.epsilon) == (1e-5, 1e-5)
+    assert stage.checkpoints.every_steps == 5

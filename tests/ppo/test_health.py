@@ -1,5 +1,6 @@
 """What is said and what ends a run, from made-up numbers of steps and evaluations."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ HEALTHY = {
 }
 
 
-def checked(**health: Any) -> tuple[HealthCheck, list[str]]:
+def checked(history: Sequence[dict[str, float]] = (), **health: Any) -> tuple[HealthCheck, list[str]]:
     said: list[str] = []
     stage = PpoStage.model_validate(
         {
@@ -29,7 +30,7 @@ def checked(**health: Any) -> tuple[HealthCheck, list[str]]:
             "health": health,
         }
     )
-    return HealthCheck(stage, said.append), said
+    return HealthCheck(stage, said.append, history), said
 
 
 def test_limits_end_the_run_before_its_weights_are_saved() -> None:
@@ -70,10 +71,14 @@ START = evaluation(0, 1.0, None)
 @pytest.mark.parametrize(
     ("history", "from_step"),
     [
-        ([START, evaluation(10, 2.0, 0.5), evaluation(20, 3.0, 0.25)], 10),  # 0.25 is more than two errors
-        ([START, evaluation(10, 2.0, -0.3)], 0),  # never better than the start
-        ([START, evaluation(10, 2.0, 0.5), evaluation(20, 3.0, 0.35)], None),  # within two errors
-        ([START, evaluation(10, 2.0, 0.5), evaluation(20, 1.9, 0.1)], None),  # both fall: not the reward's fault
+        ([START, evaluation(10, 2.0, 0.5), evaluation(20, 3.0, 0.15), evaluation(30, 3.0, 0.1)], 10),
+        ([START, evaluation(10, 2.0, -0.35), evaluation(20, 2.5, -0.4)], 0),  # never better than the start
+        (
+            [START, evaluation(10, 2.0, 0.5), evaluation(20, 3.0, 0.25), evaluation(30, 3.0, 0.1)],
+            None,
+        ),  # within 3 errors once
+        ([START, evaluation(10, 2.0, 0.5), evaluation(20, 3.0, 0.1)], None),  # once only
+        ([START, evaluation(10, 2.0, 0.5), evaluation(20, 1.9, 0.1), evaluation(30, 1.9, 0.1)], None),  # both fall
         ([START], None),
     ],
 )
@@ -102,3 +107,9 @@ def test_changes_are_paired_by_prompt_and_corrected_for_length() -> None:
 def test_people_do_not_see_single_prompts() -> None:
     entry = {"step": 2.0, "reward/score": 1.0, "heldout/score": 0.5, "heldout/start_score_7": 0.1}
     assert for_people(entry) == {"heldout/score": 0.5}
+
+
+def test_lengths_are_held_against_those_of_the_first_step_also_after_a_resume() -> None:
+    health, said = checked([{"step": 0.0, "heldout/score": 1.0}, HEALTHY])
+    health.check({**HEALTHY, "step": 5.0, "answers/tokens": 60.0})
+    assert len(said) == 1 and "(20 -> 60 tokens)" in said[0], said

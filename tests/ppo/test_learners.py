@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -14,8 +15,10 @@ from cluster.storage import open_store
 from configs.schema.ppo import KlPenalty, PpoAlgorithm
 from configs.schema.training import Optimizer
 from jobs.ppo.batches import pack_rollouts
+from jobs.ppo.experience import Experience, estimate
 from jobs.ppo.losses import Totals, policy_loss_of_step, value_loss
 from jobs.ppo.ranks import scores_of_answers
+from jobs.ppo.rewards import RunningScale
 from jobs.records import PackedRow
 from jobs.train.batch import PackedBatch, pack_rows
 from jobs.train.fsdp import Precision, build_mesh
@@ -172,35 +175,53 @@ def test_a_new_critic_values_everything_at_zero_and_learns(directory: Path, one_
     assert float((learner.forward(batch)).mean()) > 0.01
 
 
-def test_a_critic_takes_its_head_from_a_reward_model_and_not_its_scale(
+def test_a_critic_that_starts_from_a_reward_model_values_on_its_scale(
     directory: Path, one_rank: DeviceMesh, tmp_path: Path
 ) -> None:
-    """A value before an action is what the reward model's head says of the text up to there, before it is scaled."""
+    """A value before an action is what the reward model says of the text up to there, also while it learns."""
     start(directory, "fp64", "scores").export(open_store(str(tmp_path)))
-    raw = start(tmp_path, "fp64", "scores")  # trained, so without a scale
     write_scale(RewardScale(5.0, 0.1, 9), open_store(str(tmp_path)))
+    frozen = start(tmp_path, "fp64", "scores", None)
     prefixes = [
         [*rollout.prompt_ids, *rollout.answer_ids[:taken]]
         for rollout in ROLLOUTS
         for taken in range(len(rollout.answer_ids))
     ]
     rows = [PackedRow(ids, [0.0] * len(ids), [len(ids)], [0]) for ids in prefixes]
-    wanted_W = raw.forward(pack_rows(rows))
+    wanted_W = frozen.forward(pack_rows(rows))
     assert float(wanted_W.std()) > 0.1
     for optimizer in (OPTIMIZER, None):
         critic = start(tmp_path, "fp64", "values", optimizer)
         got_W = critic.forward(pack_rollouts(ROLLOUTS), temperature=TEMPERATURE)
-        torch.testing.assert_close(got_W, wanted_W, rtol=0, atol=1e-10)
+        torch.testing.assert_close(got_W, wanted_W, rtol=0, atol=1e-9)
+    learning = start(tmp_path, "fp64", "values")
+
+    def loss(values_W: Tensor, batch: PackedBatch) -> Contribution:
+        torch.testing.assert_close(values_W.detach(), wanted_W, rtol=0, atol=1e-9)
+        return Contribution(values_W.sum(), {})
+
+    learning.forward_backward([pack_rollouts(ROLLOUTS)], loss)
 
 
-def test_an_answer_that_was_cut_off_is_scored_at_an_end_token(directory: Path, one_rank: DeviceMesh) -> None:
+def test_every_answer_is_scored_at_the_end_token_of_the_template(directory: Path, one_rank: DeviceMesh) -> None:
+    """Cut off, ended by that token, or ended by another one."""
     learner, end = start(directory, "fp32", "scores", None), 2
+    one, two, cut_off, other = ROLLOUTS
+    assert not cut_off.finished and other.finished and other.answer_ids[-1] != end
+    ended = [replace(rollout, answer_ids=[*rollout.answer_ids[:-1], end]) for rollout in (one, two)]
     closed = [
-        rollout if rollout.finished
-        else replace(rollout, answer_ids=[*rollout.answer_ids, end], sampler_logprobs=[*rollout.sampler_logprobs, 0.0])
-        for rollout in ROLLOUTS
-    ]  # fmt: skip
-    assert sum(not rollout.finished for rollout in ROLLOUTS) == 1
-    scores = scores_of_answers(learner, [ROLLOUTS], 2, end)
-    assert list(scores.values()) == learner.forward(pack_rollouts(closed)).tolist()
-    assert list(scores.values()) != learner.forward(pack_rollouts(ROLLOUTS)).tolist()
+        *ended,
+        replace(cut_off, answer_ids=[*cut_off.answer_ids, end], sampler_logprobs=[*cut_off.sampler_logprobs, 0.0]),
+        replace(other, answer_ids=[*other.answer_ids[:-1], end]),
+    ]
+    scores = list(scores_of_answers(learner, [[*ended, cut_off, other]], 2, end).values())
+    assert scores == learner.forward(pack_rollouts(closed)).tolist()
+    as_sampled = learner.forward(pack_rollouts([*ended, cut_off, other])).tolist()
+    assert scores[:2] == as_sampled[:2] and scores[2] != as_sampled[2] and scores[3] != as_sampled[3]
+
+
+@pytest.mark.parametrize("estimator", ["gae", "rloo"])
+def test_a_rank_without_answers_estimates_nothing(estimator: Literal["gae", "rloo"]) -> None:
+    settings = PpoAlgorithm(estimator=estimator, answers_per_prompt=2)
+    learnt = estimate(Experience({}, {}, {}, {}, {}, 2), [], settings, RunningScale(), 0.05)
+    assert learnt.advantages == learnt.returns == [] and learnt.earned_S.shape == learnt.kl_S.shape == (0,)

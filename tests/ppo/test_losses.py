@@ -197,10 +197,11 @@ def test_one_value_by_hand(value: float, loss: float, slope: float) -> None:
 
 
 def test_explained_variance_adds_up_over_micro_batches() -> None:
-    """Returns 1, 2, 3, 6 and values 1, 1, 4, 5, cut in two: errors 0, 1, -1, 1."""
+    """Returns 1, 2, 3, 6 and values 1, 1, 4, 5 before the update, cut in two: errors 0, 1, -1, 1."""
     sums: dict[str, list[float]] = {}
     for returns, values in (([1.0, 2.0], [1.0, 1.0]), ([3.0, 6.0], [4.0, 5.0])):
-        done = value_loss(torch.tensor(values), batch_of([2], returns_W=returns), PpoAlgorithm(), Totals(2, 4))
+        batch = batch_of([2], returns_W=returns, old_values_W=values)
+        done = value_loss(torch.tensor(returns), batch, PpoAlgorithm(), Totals(2, 4))  # it has learnt them by heart
         for name, mean in done.metrics.items():
             total = sums.setdefault(name, [0.0, 0.0])
             total[0], total[1] = total[0] + float(mean.total), total[1] + float(mean.count)
