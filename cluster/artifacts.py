@@ -14,13 +14,13 @@ import hashlib
 import json
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 from cluster import kill_points
 from cluster.lease import Lease, acquire
-from cluster.storage import Store
+from cluster.storage import StorageError, Store
 from configs.errors import UserError
 
 KEY_CHARACTERS = 16
@@ -144,7 +144,8 @@ def attempt(store: Store, kind: str, key: str) -> Iterator[Attempt]:
     try:
         yield Attempt(directory, kind, key, lease)
     finally:
-        lease.release()
+        with suppress(StorageError):  # what is done is done; it expires by itself
+            lease.release()
 
 
 def ancestors(store: Store, artifact: Artifact) -> list[Artifact]:

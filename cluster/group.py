@@ -12,12 +12,23 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
+from ray.exceptions import (
+    ActorUnschedulableError,
+    ObjectLostError,
+    OutOfMemoryError,
+    RayActorError,
+    RuntimeEnvSetupError,
+)
 
 from cluster.placement import Placement
 from configs.errors import RunFailed
 
 LATE_S = 10.0
 """Ranks of a group have equal work; where some are so much later than others, something may have happened."""
+
+
+LOST = (RayActorError, OutOfMemoryError, ActorUnschedulableError, RuntimeEnvSetupError, ObjectLostError)
+"""How Ray says that an actor is lost, or with its host what it has returned."""
 
 
 class GroupTimeout(RunFailed):
@@ -95,7 +106,7 @@ def await_all(calls: Calls, timeout_s: float, what: str) -> None:
     """Returns when all ranks are done; what they return stays where it is, and what they have raised is told by the handles.
 
     Raises:
-        GroupTimeout, RayActorError, RayTaskError: as `gather`, where some rank keeps the others waiting.
+        GroupTimeout, LOST, RayTaskError: as `gather`, where some rank keeps the others waiting.
     """
     waiting, deadline = [handle for _, asked in calls for handle in asked], time.monotonic() + timeout_s
     while waiting:
@@ -115,7 +126,7 @@ def gather(calls: Calls, timeout_s: float, what: str, needs: Calls = ()) -> list
 
     Raises:
         GroupTimeout: naming the ranks that have not answered.
-        RayActorError: a rank is lost.  RayTaskError: a rank has raised.
+        LOST: a rank is lost.  RayTaskError: a rank has raised.
     """
     handles = [handle for _, asked in calls for handle in asked]
     waiting, deadline = list(handles), time.monotonic() + timeout_s

@@ -109,6 +109,10 @@ class Placement:
         return True
 
 
+class NoRoom(DoesNotFit):
+    """The cluster has no room for all roles now; it may grow."""
+
+
 @contextmanager
 def reserve(roles: Mapping[str, Role], sharing: Sharing, strategy: Strategy, timeout_s: float) -> Iterator[Placement]:
     """Holds room for all ranks of all roles while the block runs.
@@ -117,7 +121,7 @@ def reserve(roles: Mapping[str, Role], sharing: Sharing, strategy: Strategy, tim
         timeout_s: how long a cluster may take to grow before it is given up.
 
     Raises:
-        DoesNotFit: naming what is missing.
+        NoRoom: naming what is missing.
     """
     bundles, slots = bundles_of(roles, sharing)
     group = placement_group(bundles, strategy=strategy)
@@ -126,7 +130,7 @@ def reserve(roles: Mapping[str, Role], sharing: Sharing, strategy: Strategy, tim
         try:
             ray.get(group.ready(), timeout=timeout_s)
         except GetTimeoutError:
-            raise DoesNotFit(
+            raise NoRoom(
                 f"no room for {describe_roles(roles)} ({sharing}, {strategy}) after {time.monotonic() - began:.0f} s: "
                 f"{what_is_missing(bundles, strategy, _nodes())} Ask for less, set `placement: colocated`, or add nodes."
             ) from None

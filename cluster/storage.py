@@ -44,8 +44,8 @@ class Retries:
 class Patience(Enum):
     """RUN outlasts an outage of a minute; PROBE reports an unreachable endpoint within half a minute."""
 
-    RUN = Retries(connect_timeout_s=10, read_timeout_s=120, attempts=5, rounds=5)
-    PROBE = Retries(connect_timeout_s=5, read_timeout_s=8, attempts=2, rounds=1)
+    RUN = Retries(connect_timeout_s=10, read_timeout_s=120, attempts=10, rounds=4)
+    PROBE = Retries(connect_timeout_s=5, read_timeout_s=6, attempts=2, rounds=2)
 
 
 @dataclass(frozen=True)

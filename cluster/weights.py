@@ -26,6 +26,8 @@ from configs.errors import RunFailed
 BUCKET_BYTES = 256 << 20
 """256 MiB: some tens of buckets for 7B parameters in bf16, each far above the cost of a message (about 1 ms in Ray) and far
 below the object store of any node."""
+FETCH_TIMEOUT_S = 300.0
+"""For one bucket: 256 MiB take 2 s at 1 Gbit/s. A network that needs more than 100 times that is down."""
 ALIGNMENT = 64
 """Bytes; a cache line, and a multiple of every type's size, so that tensors are views into the bucket."""
 LAYER = re.compile(r"^(.*?\.\d+)\.")

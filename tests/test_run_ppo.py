@@ -75,7 +75,9 @@ def test_every_role_takes_part_and_every_answer_is_kept(unbroken: ToyRun) -> Non
     assert [entry["learning_rate"] > 0 for entry in steps] == [False, False, True, True, True]
     for entry in steps:
         assert entry["mismatch/max_delta"] < 1e-4  # nats of a token, fp32
-        assert entry["sync/mismatch"] < 1e-3 and entry["sync/position"] == pytest.approx(1, abs=0.01)
+        assert entry["sync/mismatch"] < 1e-3
+        if entry["step"] > WARMUP_STEPS:
+            assert entry["sync/position"] == pytest.approx(1, abs=0.01)
         assert entry["value/explained_variance"] < 1 and entry["value/grad_norm"] > 0
     samples = samples_of(unbroken)
     assert [name for name in sorted(samples) if name.startswith("heldout")] == [

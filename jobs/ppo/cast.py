@@ -11,15 +11,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError
 
-from cluster.group import ActorGroup, Calls, GroupTimeout, Rendezvous, await_all, gather, spawn
+from cluster.group import LOST, ActorGroup, Calls, GroupTimeout, Rendezvous, await_all, gather, spawn
 from cluster.placement import Placement
 from cluster.storage import Store
 from cluster.weights import WeightSyncFailed
 from configs.errors import RunFailed, user_error_inside
 from configs.schema.ppo_stage import RewardSource
-from jobs.ppo.job import Asked, Handle, Judged, PpoJob
+from jobs.ppo.job import Asked, Handle, InFlight, Judged, PpoJob
 from jobs.ppo.learners import Critic, Policy
 from jobs.ppo.offer import Announced, Synced
 from jobs.ppo.prompts import PromptTable, asked_prompts, deal, requests_for
@@ -27,6 +26,8 @@ from jobs.ppo.roles import CRITIC, GOLD, POLICY, REFERENCE, ROLLOUT, reward_role
 from jobs.ppo.sampler import Sampler
 from jobs.ppo.scorers import FunctionScorer, Scorer
 
+START_TRIES = 2
+"""A host that was lost looks whole until Ray gives it up, and the first new engines are started there."""
 SYNC_TRIES = 2
 """A sampler that refuses weights reloads and is offered them once more; twice is no accident."""
 
@@ -110,18 +111,19 @@ class Cast:
         """The same of every rank of policy and critic."""
         return [(group, group.all(call)) for group in self.learners]
 
-    def sample(self, table: PromptTable, asked: Asked) -> list[Any]:
-        """Begins to sample; a stream of unit handles for every engine."""
+    def sample(self, table: PromptTable, asked: Asked) -> InFlight:
+        """Begins to."""
         stage = self.job.stage
         prompts = asked_prompts(self.job, table, asked)
         seeds = (self.job.seed, "train", asked.step) if asked.split == "train" else (self.job.seed, "heldout")
         requests = requests_for(prompts, stage.algorithm.answers_per_prompt, *seeds)
         dealt = deal(requests, stage.unit_prompts, len(self.samplers.ranks))
-        return [
+        streams = [
             sampler.generate.options(num_returns="streaming").remote(units)
             for sampler, units in zip(self.samplers.ranks, dealt, strict=True)
             if units
         ]
+        return InFlight(self.samplers, streams)
 
     def judge(self, asked: Asked, streams: list[Any]) -> Judged:
         """Sends every unit to all who judge, as soon as it is there; returns when the last was sampled.
@@ -185,7 +187,7 @@ class Cast:
                 waiting.remove(stream)
                 try:
                     ray.get(stream.completed())
-                except RayActorError as error:
+                except LOST as error:
                     name = self.samplers.name_of(streams.index(stream))
                     raise SamplersLost(f"{name} ended while it was sampling") from error
 
@@ -198,13 +200,14 @@ class Cast:
         """
         for attempt in range(1, SYNC_TRIES + 1):
             try:
-                said = self._offer(version, probe)
-            except WeightSyncFailed as error:
-                if attempt == SYNC_TRIES:
-                    raise user_error_inside(error) or error from None
-                self._reload_all()
-                continue
-            except RayActorError as error:
+                try:
+                    said = self._offer(version, probe)
+                except WeightSyncFailed as error:
+                    if attempt == SYNC_TRIES:
+                        raise user_error_inside(error) or error from None
+                    self._reload_all()
+                    continue
+            except LOST as error:
                 if lost := self.dead(ANSWER_S, [self.samplers]):
                     raise SamplersLost(f"{lost} ended while it took weights") from error
                 raise
@@ -237,13 +240,21 @@ class Cast:
         self.samplers.end()
         if also := self.dead(ANSWER_S, self._groups()):
             raise ActorsLost(f"with it {also} ended")
-        if not self.placement.is_whole(resources.reserve_timeout_s):
-            raise ActorsLost(
-                f"the host of an engine is lost, and for {resources.reserve_timeout_s:g} s there was no other"
-            )
-        self.samplers = spawn(ROLLOUT, _actor(Sampler), self.placement, {}, self.job)
-        starting = self.samplers.all(lambda sampler: sampler.start.remote())
-        gather([(self.samplers, starting)], resources.start_timeout_s, "starting engines again")
+        for attempt in range(1, START_TRIES + 1):
+            if not self.placement.is_whole(resources.reserve_timeout_s):
+                raise ActorsLost(
+                    f"the host of an engine is lost, and for {resources.reserve_timeout_s:g} s there was no other"
+                )
+            self.samplers = spawn(ROLLOUT, _actor(Sampler), self.placement, {}, self.job)
+            starting = self.samplers.all(lambda sampler: sampler.start.remote())
+            try:
+                gather([(self.samplers, starting)], resources.start_timeout_s, "starting engines again")
+                return
+            except LOST as error:
+                self.samplers.end()
+                also = self.dead(DEATH_KNOWN_S, self._groups())
+                if also or attempt == START_TRIES:
+                    raise ActorsLost(f"{also or 'an engine'} ended while engines started again") from error
 
     def busy_s(self) -> dict[str, dict[str, float]]:
         """What the busiest rank of each role has worked since the last call, and how long, by role."""
@@ -267,14 +278,14 @@ class Cast:
                 return None
             try:
                 ray.get(ready)
-            except RayActorError:
+            except LOST:
                 return asked[ready[0]]
         return None
 
     def end(self) -> None:
         """Ends all actors, whatever state they are in."""
         for group in [*self._groups(), self.samplers]:
-            with contextlib.suppress(RayActorError):
+            with contextlib.suppress(*LOST):
                 group.end()
 
 

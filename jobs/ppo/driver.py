@@ -14,16 +14,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayTaskError
 
 from cluster import kill_points
-from cluster.group import GroupTimeout, gather
-from cluster.placement import reserve
+from cluster.group import LOST, GroupTimeout, gather
+from cluster.placement import NoRoom, reserve
 from configs.errors import RunFailed, user_error_inside
 from jobs.ppo.cast import ANSWER_S, DEATH_KNOWN_S, ActorsLost, Cast, SamplersLost
 from jobs.ppo.health import HealthCheck
 from jobs.ppo.heldout import evaluate, for_people
-from jobs.ppo.job import Asked, Judged, PpoJob
+from jobs.ppo.job import Asked, InFlight, Judged, PpoJob
 from jobs.ppo.learners import Control, Updated
 from jobs.ppo.offer import Synced
 from jobs.ppo.progress import Progress, after_step, resume
@@ -45,11 +45,11 @@ def run_ppo(job: PpoJob, listener: Listener) -> Ending:
     """Trains to the end, or until it is asked to stop. Ray is connected.
 
     Raises:
-        DoesNotFit: the roles find no room.
+        NoRoom: for the roles, at the start.
         RunFailed and its like: an actor says that it cannot go on, or actors were lost more often than
-            `checkpoints.max_failures`.
+            `checkpoints.max_failures` since the last step that was saved; what they have raised, where it is the same twice.
     """
-    stage, losses = job.stage, 0
+    stage, losses, reached, raised = job.stage, 0, 0, ""
     resources = stage.resources
     while True:
         try:
@@ -57,11 +57,30 @@ def run_ppo(job: PpoJob, listener: Listener) -> Ending:
                 roles_of(stage), resources.placement, resources.strategy, resources.reserve_timeout_s
             ) as placement:
                 return _one_life(job, placement, listener)
-        except (ActorsLost, SamplersLost, RayActorError, GroupTimeout) as lost:
-            losses += 1
-            if losses > stage.checkpoints.max_failures:
-                raise RunFailed(f"{job.name}: actors were lost {losses} times, the last time: {lost}") from lost
-            listener.say(f"an actor was lost ({str(lost).splitlines()[0]}); going on from the last checkpoint")
+        except NoRoom as lost:
+            if not losses:
+                raise
+            why = lost
+        except (ActorsLost, SamplersLost, GroupTimeout, *LOST) as lost:
+            why = lost
+            if isinstance(lost, ActorRaised):
+                if str(lost) == raised:
+                    raise lost.error from None
+                raised = str(lost)
+        step = resume(job).step
+        losses, reached = (1, step) if step > reached else (losses + 1, reached)
+        if losses > stage.checkpoints.max_failures:
+            raise RunFailed(f"{job.name}: actors were lost {losses} times, the last time: {why}") from why
+        listener.say(f"an actor was lost ({str(why).splitlines()[0]}); going on from the last checkpoint")
+
+
+class ActorRaised(ActorsLost):
+    """An actor that lives has raised what is no error of ours: the network between ranks, an object that was lost, a bug."""
+
+    def __init__(self, error: BaseException) -> None:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        super().__init__(lines[-1] if lines else type(error).__name__)
+        self.error = error
 
 
 def _one_life(job: PpoJob, placement: Any, listener: Listener) -> Ending:
@@ -71,12 +90,14 @@ def _one_life(job: PpoJob, placement: Any, listener: Listener) -> Ending:
     try:
         cast.start(progress.step or None)
         return _steps(job, cast, progress, listener)
-    except (RayActorError, RayTaskError) as error:
+    except (RayTaskError, *LOST) as error:
         # Where one rank dies, those that wait for it raise what torch.distributed says, at times before Ray knows.
         ours = user_error_inside(error)
         if lost := cast.dead(DEATH_KNOWN_S if ours is None else ANSWER_S):
             raise ActorsLost(f"{lost} ended") from error
-        raise ours or error from None
+        if ours is not None:
+            raise ours from None
+        raise ActorRaised(error) from error
     finally:
         cast.end()
 
@@ -112,10 +133,11 @@ def _steps(job: PpoJob, cast: Cast, progress: Progress, listener: Listener) -> E
     train, heldout = read_prompts(job.shards, "train"), read_prompts(job.shards, "heldout") if stage.heldout else None
     health = HealthCheck(stage, listener.say, progress.history)
     if progress.step:
-        cast.sync(progress.step, probe=True)
+        _synced(cast, progress.step, True, listener)
     elif heldout is not None:
         progress = _measured(job, cast, heldout, progress, listener)
-    sampling = cast.sample(train, Asked("train", progress.step)) if progress.step < total else []
+    nothing = InFlight(cast.samplers, [])
+    sampling = cast.sample(train, Asked("train", progress.step)) if progress.step < total else nothing
     while progress.step < total:
         clock, asked = _Clock(), Asked("train", progress.step)
         last = progress.step + 1 == total
@@ -153,17 +175,18 @@ def _steps(job: PpoJob, cast: Cast, progress: Progress, listener: Listener) -> E
     return Ending.FINISHED
 
 
-def _judged(cast: Cast, table: PromptTable, asked: Asked, sampling: list[Any], listener: Listener) -> Judged:
+def _judged(cast: Cast, table: PromptTable, asked: Asked, sampling: InFlight, listener: Listener) -> Judged:
     """The answers of a step or an evaluation; where an engine ends meanwhile, all of them are sampled again by new engines."""
     for _ in range(1 + cast.job.stage.checkpoints.max_failures):
         try:
-            return cast.judge(asked, sampling)
+            if sampling.samplers is not cast.samplers:  # lost since, and there are new ones already
+                sampling = cast.sample(table, asked)
+            return cast.judge(asked, sampling.streams)
         except SamplersLost as lost:
             listener.say(f"{lost}; starting engines again, sampling again")
             cast.restart_samplers()
             if asked.step:
                 cast.sync(asked.step, probe=True)
-            sampling = cast.sample(table, asked)
     raise ActorsLost(f"after step {asked.step}: engines ended in every attempt")
 
 

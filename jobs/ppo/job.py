@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from cluster.group import ActorGroup
 from cluster.storage import Store
 from configs.schema.ppo_stage import PpoStage
 from jobs.records import Sampling
@@ -64,6 +65,16 @@ class Asked:
 
     split: Literal["train", "heldout"]
     step: int
+
+
+@dataclass(frozen=True)
+class InFlight:
+    """Answers that are being sampled."""
+
+    samplers: ActorGroup
+    """By these; no others will send what is missing."""
+    streams: list[Any]
+    """A stream of unit handles for every engine."""
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 checkpoints of policy and critic --newest step that both have--> Progress --after_step--> Progress -> history -> checkpoint
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
@@ -13,7 +14,7 @@ from jobs.ppo.kl import KlState, kl_in_unit, next_coefficient
 from jobs.ppo.learners import Updated
 from jobs.ppo.rewards import RunningScale
 from jobs.ppo.roles import CRITIC, POLICY
-from jobs.train.checkpoint import find_checkpoints, remove
+from jobs.train.checkpoint import Checkpoint, find_checkpoints, remove
 
 SCALE = "state/reward_"
 COEFFICIENT = "state/kl_coefficient"
@@ -60,7 +61,7 @@ def resume(job: PpoJob) -> Progress:
     """
     roles = (POLICY, CRITIC) if job.stage.needs_critic else (POLICY,)
     found = {role: find_checkpoints(job.artifact, role) for role in roles}
-    step = max(set.intersection(*({one.step for one in of_role} for of_role in found.values())), default=0)
+    step = max((step for step in _common(found) if _of_one_life(found, step)), default=0)
     for alone in (one for of_role in found.values() for one in of_role if one.step > step):
         check_attempt(job.artifact, job.attempt)
         remove(alone)
@@ -70,6 +71,16 @@ def resume(job: PpoJob) -> Progress:
     last = next(entry for entry in reversed(history) if COEFFICIENT in entry)
     scale = {name.removeprefix(SCALE): value for name, value in last.items() if name.startswith(SCALE)}
     return Progress(step, KlState(last[COEFFICIENT]), RunningScale(**scale), history)
+
+
+def _common(found: Mapping[str, Sequence[Checkpoint]]) -> set[int]:
+    return set.intersection(*({one.step for one in of_role} for of_role in found.values()))
+
+
+def _of_one_life(found: Mapping[str, Sequence[Checkpoint]], step: int) -> bool:
+    """Whether all roles have the same history at a step: what an ended life commits late stands beside that of the next."""
+    told = {json.dumps(one.history()) for of_role in found.values() for one in of_role if one.step == step}
+    return len(told) == 1
 
 
 def summary(history: Sequence[Mapping[str, float]]) -> dict[str, float]:

@@ -14,6 +14,7 @@ import ray
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch._C._distributed_c10d import HashStore
 
 from cluster.group import Rendezvous
 from configs.schema.ppo_stage import PpoResources, RoleResources
@@ -39,9 +40,11 @@ def join(rendezvous: Rendezvous, own: RoleResources, resources: PpoResources) ->
     threads, gpus = own.threads_per_rank, own.gpus_per_rank
     longest_s = max(resources.start_timeout_s, resources.step_timeout_s) + COLLECTIVE_GRACE_S
     set_threads(threads)
+    alone = rendezvous.ranks == 1  # nobody else may take the port meanwhile, where there is none
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if gpus else "gloo",
-        init_method=f"tcp://{rendezvous.host}:{rendezvous.port}",
+        init_method=None if alone else f"tcp://{rendezvous.host}:{rendezvous.port}",
+        store=HashStore() if alone else None,
         rank=rendezvous.rank,
         world_size=rendezvous.ranks,
         timeout=timedelta(seconds=longest_s),

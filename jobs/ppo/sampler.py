@@ -10,7 +10,7 @@ from typing import Any
 import ray
 
 from cluster import kill_points
-from cluster.weights import Manifest
+from cluster.weights import FETCH_TIMEOUT_S, Manifest
 from jobs.ppo.job import PpoJob
 from jobs.ppo.offer import Announced, Synced
 from jobs.ppo.probe import Probe, ProbeReading
@@ -75,11 +75,11 @@ class Sampler:
         """
         with self._clock.working("sync"):
             self._engine.wake()
+            probe: Any = ray.get(announced.probe[0], timeout=FETCH_TIMEOUT_S) if announced.probe else None
             self._engine.start_weight_update(announced.manifest)
             for bucket in announced.buckets:
                 self._engine.update_weights(bucket)
                 kill_points.reach("ppo_syncing")
-            probe: Any = ray.get(announced.probe[0]) if announced.probe else None
             reading = self._engine.finish_weight_update([bucket.digest for bucket in announced.buckets], probe)
             self._engine.sleep()
         return Synced.of(reading)

@@ -24,7 +24,7 @@ from vllm.distributed.weight_transfer.base import WeightTransferInitInfo, Weight
 from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 
-from cluster.weights import Bucket, Manifest, open_bucket
+from cluster.weights import FETCH_TIMEOUT_S, Bucket, Manifest, open_bucket
 from jobs.ppo.inversion import SeededSampler
 
 # It warns of every layer that an update of a part leaves alone, rotary angles always among them; `left_over` counts instead.
@@ -33,8 +33,6 @@ logging.getLogger("vllm.model_executor.model_loader.reload.layerwise").setLevel(
 BACKEND = "acclimate_buckets"
 """Under which vLLM knows the engine."""
 EXTENSION = "jobs.ppo.transfer.WorkerExtension"
-FETCH_TIMEOUT_S = 300.0
-"""For one bucket: 256 MiB take 2 s at 1 Gbit/s. A network that needs more than 100 times that is down."""
 
 
 @dataclass

@@ -139,6 +139,9 @@ class CheckpointWriter:
         place = ("attempts", f"{self._attempt:06d}", "checkpoints", *self._role, f"step-{step:06d}")
         directory = self._artifact.below(*place)
         name = f"rank-{rank:05d}-of-{world_size:05d}.safetensors"
+        if rank == 0 and directory.exists(RECORD):  # committed late by a life that has ended
+            directory.remove(RECORD)
+        dist.barrier(self._group)  # pyright: ignore[reportArgumentType]
         with tempfile.TemporaryDirectory(prefix=f"{SCRATCH}{os.getpid()}-") as scratch:
             local = Path(scratch) / name
             save_file(state, local)
