@@ -80,7 +80,11 @@ class Checkpoints(Node):
         default=None, gt=0, description="Also when this much time has passed since the last one."
     )
     keep: PositiveInt = Field(default=2, description="Newest checkpoints kept; the best one is kept beside them.")
-    max_failures: int = Field(default=3, ge=0, description="Worker groups lost before the stage fails.")
+    max_failures: int = Field(
+        default=3,
+        ge=0,
+        description="Worker groups lost before the stage fails; of ppo since the last step that was saved.",
+    )
 
 
 class HeldoutEvaluation(Node):
