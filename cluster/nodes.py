@@ -13,7 +13,7 @@ import ray
 from ray.exceptions import NodeDiedError, TaskUnschedulableError, WorkerCrashedError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from cluster.storage import Patience, Store
+from cluster.storage import Patience, Store, read_probe
 from configs.errors import Unreachable
 
 ANSWER_TIMEOUT_S = 120.0
@@ -70,7 +70,7 @@ def _answer(question: Any) -> str | None:
 def _problem(store: Store, probe: str, written: str) -> str | None:
     """What a node meets where it looks for the driver's file; None where it finds it."""
     try:
-        found = store.read(probe).decode()
+        found = read_probe(store, probe).decode()
     except FileNotFoundError:
         return "what the driver wrote is not there"
     except Unreachable as error:

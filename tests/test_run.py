@@ -162,7 +162,7 @@ def test_a_stop_checkpoints_and_the_same_command_goes_on(
 def test_a_store_that_fails_now_and_then_changes_nothing(
     unbroken: tuple[ToyRun, dict[str, str], str], s3: S3Server, tmp_path: Path
 ) -> None:
-    """On S3 over HTTP, where one request in about fifteen is answered 500, cut off or slow during the whole run."""
+    """On S3 over HTTP, where one request in about fifteen is answered 500, cut off or slow while both models are trained."""
     kinds = [
         Fault("GET|HEAD|PUT|POST", Action.STATUS, status=500), Fault("GET", Action.CUT_ANSWER),
         Fault("PUT", Action.CUT_REQUEST), Fault("PUT", Action.CUT_ANSWER), Fault("GET|PUT", Action.SLOW, delay_s=2.0),
@@ -172,10 +172,11 @@ def test_a_store_that_fails_now_and_then_changes_nothing(
     with fault_proxy(s3.url) as proxy, pytest.MonkeyPatch.context() as environment:
         for name, value in s3_environment(proxy.url).items():
             environment.setenv(name, value)
-        run = in_fresh_store(unbroken[0], tmp_path)
-        run = ToyRun(run.config, Store(f"s3://{s3.new_bucket()}/store"))
+        beside = before_training(unbroken[0], tmp_path)
+        run = ToyRun(beside.config, Store(f"s3://{s3.new_bucket()}/store"))
+        copy_artifacts(beside.store, run.store)
         for _ in range(60):
-            proxy.add(replace(draw.choice(kinds), first=draw.randrange(1, 900)))
+            proxy.add(replace(draw.choice(kinds), first=draw.randrange(1, 500)))
         code, output = run.finish(f"store={run.store.root}")
         assert code == 0, output
         assert sum(proxy.hits()) > 20

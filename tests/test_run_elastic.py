@@ -9,6 +9,7 @@ from ray.cluster_utils import Cluster
 
 from cluster.storage import Store
 from tests.world.conditions import wait_for
+from tests.world.hosts import QUICK_HEALTH_CHECKS
 from tests.world.s3 import S3Server
 from tests.world.toy_run import ToyRun, write_toy_run
 
@@ -23,7 +24,7 @@ RUN_S = 300
 
 @pytest.fixture
 def two_nodes(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
-    for name, value in s3.environment().items():
+    for name, value in {**s3.environment(), **QUICK_HEALTH_CHECKS}.items():
         monkeypatch.setenv(name, value)
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
     try:

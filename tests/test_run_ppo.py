@@ -74,11 +74,11 @@ def test_every_role_takes_part_and_every_answer_is_kept(unbroken: ToyRun) -> Non
     assert [entry["kl/per_answer"] != 0 for entry in steps] == [False, False, False, True, True]
     assert [entry["learning_rate"] > 0 for entry in steps] == [False, False, True, True, True]
     for entry in steps:
-        assert entry["mismatch/max_delta"] < 1e-4  # nats of a token, fp32
         assert entry["sync/mismatch"] < 1e-3
-        if entry["step"] > WARMUP_STEPS:
-            assert entry["sync/position"] == pytest.approx(1, abs=0.01)
         assert entry["value/explained_variance"] < 1 and entry["value/grad_norm"] > 0
+        if entry["step"] > WARMUP_STEPS:
+            assert entry["mismatch/max_delta"] < 1e-4  # nats of a token, fp32
+            assert entry["sync/position"] == pytest.approx(1, abs=0.01) and entry["grad_norm"] > 0
     samples = samples_of(unbroken)
     assert [name for name in sorted(samples) if name.startswith("heldout")] == [
         "heldout-000000.parquet", "heldout-000002.parquet", "heldout-000004.parquet", "heldout-000005.parquet",
@@ -272,14 +272,22 @@ def newest_step(run: ToyRun) -> int:
     return max(int(name.split("step-")[1].split("/")[0]) for name in names)
 
 
-def test_a_policy_with_adapters_can_be_its_own_reference(unbroken: ToyRun, tmp_path: Path) -> None:
-    runs: list[ToyRun] = []
-    for name, is_base in (("loaded", False), ("own", True)):
-        run = before_ppo(unbroken, tmp_path / name, lora={"rank": 4}, reference_is_base=is_base, critic=None)
-        code, output = run.finish(timeout_s=300)
-        assert code == 0, output
-        runs.append(run)
-    loaded, own = (run.artifact("ppo").content for run in runs)
-    assert own.read("adapter", "adapter_model.safetensors") == loaded.read("adapter", "adapter_model.safetensors")
-    assert samples_of(runs[1]) == samples_of(runs[0])
-    assert steps_of(runs[1])[-1]["kl/per_answer"] != 0  # the adapters have learnt, and were off for the reference
+def with_adapters(unbroken: ToyRun, directory: Path, reference_is_base: bool) -> ToyRun:
+    run = before_ppo(unbroken, directory, lora={"rank": 4}, reference_is_base=reference_is_base, critic=None)
+    code, output = run.finish(timeout_s=300)
+    assert code == 0, output
+    return run
+
+
+def test_a_policy_with_adapters_is_its_own_reference(unbroken: ToyRun, tmp_path: Path) -> None:
+    run = with_adapters(unbroken, tmp_path, reference_is_base=True)
+    # The adapters learn, and are off for the reference.
+    assert [entry["kl/per_answer"] != 0 for entry in steps_of(run)] == [False, True, True]
+
+
+@pytest.mark.chaos
+def test_a_loaded_reference_gives_the_same_bits(unbroken: ToyRun, tmp_path: Path) -> None:
+    own, loaded = (with_adapters(unbroken, tmp_path / str(is_base), is_base) for is_base in (True, False))
+    files = [run.artifact("ppo").content.read("adapter", "adapter_model.safetensors") for run in (own, loaded)]
+    assert files[0] == files[1]
+    assert samples_of(own) == samples_of(loaded)
