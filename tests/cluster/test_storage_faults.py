@@ -111,6 +111,12 @@ def test_a_cut_in_reading_many_parts(s3_store: Store, proxy: FaultProxy, tmp_pat
     assert proxy.hits() == [1]
 
 
+def test_a_store_is_not_refused_for_one_answer_that_is_cut_off(s3_store: Store, proxy: FaultProxy) -> None:
+    proxy.add(Fault("GET", Action.CUT_ANSWER, path="probe-"))
+    check_store(s3_store)
+    assert proxy.hits() == [1]
+
+
 def test_lasting_faults_are_reported(s3_store: Store, proxy: FaultProxy) -> None:
     proxy.add(Fault("PUT", Action.STATUS, status=500, times=1000))
     began = time.monotonic()
