@@ -7,13 +7,13 @@
     bare_torch  plain PyTorch on the same packed rows: forwards of reference, reward, critic and old policy, both training steps
     trl         TRL's PPOTrainer on prompts of the same shape
 
-Every contender is a process of its own; they take turns, one step each, with the same allocator: ours and the bare parts, then
-ours and TRL, because all of them together need more than 24 GiB. One epoch, one minibatch, new
+Every contender is a process of its own; two at a time take turns, one step each, with the same allocator, because all of them
+together need more than 24 GiB: ours and bare vLLM, ours and bare PyTorch, ours and TRL. One epoch, one minibatch, new
 heads for reward and critic, learning rates so small that answers stay as long as they are. Shapes: fixed, 32 x 64 + 64 tokens
 without an end; natural, 16 prompts of 16 to 256 tokens whose answers end by themselves or at 256. There each side samples answers
 of its own, so TRL is compared by the time for one real token of prompts and answers; padding counts for nobody.
 
-    step_vs_parts         our step over bare_vllm + bare_torch of the same round, fixed         wanted at most 1.10
+    step_vs_parts         our step over bare_vllm + bare_torch, each as a share of ours, fixed  wanted at most 1.10
     generate_vs_trl       sampled tokens a second over TRL's, fixed                             at least 2
     step_vs_trl_*         how many times faster than TRL a step is                              at least 1 and 1.5
     rollout_vs_bare_vllm  tokens a second over bare vLLM's, fixed                               at least 0.95
@@ -39,9 +39,9 @@ from tests.benchmarks import ppo_bare, ppo_driver, ppo_ours, ppo_trl, training_d
 from tests.benchmarks.ppo_work import SHAPES  # noqa: E402
 from tests.benchmarks.side_by_side import Turns, take_turns  # noqa: E402
 
-RACES = {"parts": ("bare_vllm", "bare_torch", "ours"), "trl": ("trl", "ours")}
+RACES = {"vllm": ("bare_vllm", "ours"), "torch": ("bare_torch", "ours"), "trl": ("trl", "ours")}
 """Who takes turns with whom. The last goes first: the bare parts need the answers of its step."""
-OF_SHAPE = {"parts": ("fixed",), "trl": ("fixed", "natural")}
+OF_SHAPE = {"vllm": ("fixed",), "torch": ("fixed",), "trl": ("fixed", "natural")}
 SIDES = sorted({side for sides in RACES.values() for side in sides})
 WARM_UP_ROUNDS = 1
 TABLE_STEPS = 4
@@ -96,10 +96,6 @@ def median(rounds: list[Round], number: Any) -> float:
     return statistics.median(number(results) for results in rounds)
 
 
-def parts_s(results: Round) -> float:
-    return results["bare_vllm"]["seconds"] + results["bare_torch"]["seconds"]
-
-
 def sampled_per_s(results: Round) -> float:
     return results["ours"]["tokens"] / results["ours"]["busy/rollout/sample_s"]
 
@@ -116,16 +112,27 @@ def beside_trl(rounds: list[Round]) -> dict[str, float]:
     }
 
 
-def beside_parts(rounds: list[Round]) -> dict[str, float]:
+def share_of_ours(rounds: list[Round], side: str) -> float:
+    return median(rounds, lambda r: r[side]["seconds"] / r["ours"]["seconds"])
+
+
+def beside_vllm(rounds: list[Round]) -> dict[str, float]:
     """Ratios and shares of one shape."""
     return {
-        "step_vs_parts": median(rounds, lambda r: r["ours"]["seconds"] / parts_s(r)),
+        "vllm_share": share_of_ours(rounds, "bare_vllm"),
         "rollout_vs_bare_vllm": median(
             rounds, lambda r: sampled_per_s(r) * r["bare_vllm"]["seconds"] / r["bare_vllm"]["tokens"]
         ),
         "weight_sync_share": median(rounds, lambda r: r["ours"]["time/sync_s"] / r["ours"]["seconds"]),
         "driver_cpu_share": median(rounds, lambda r: r["ours"]["time/driver_cpu_s"] / r["ours"]["seconds"]),
     }
+
+
+def beside_torch(rounds: list[Round]) -> dict[str, float]:
+    return {"torch_share": share_of_ours(rounds, "bare_torch")}
+
+
+BESIDE = {"vllm": beside_vllm, "torch": beside_torch, "trl": beside_trl}
 
 
 def print_phases(title: str, rounds: list[Round], side: str) -> None:
@@ -149,13 +156,16 @@ def compare(arguments: argparse.Namespace) -> dict[str, float]:
             rounds = race(RACES[name], shape, arguments.rounds, arguments)
             for side in RACES[name]:
                 print_phases(f"{shape}: {side}", rounds, side)
-            found[shape] |= (beside_parts if name == "parts" else beside_trl)(rounds)
+            found[shape] |= BESIDE[name](rounds)
         print(f"\n{shape}: " + json.dumps({name: round(value, 4) for name, value in found[shape].items()}), flush=True)
     if not arguments.without_table:
         print_phases("fixed, overlapped", race(("overlapped",), "fixed", TABLE_STEPS, arguments), "overlapped")
         print_phases("driver, seconds of CPU a handle", race(("driver",), "fixed", 1, arguments), "driver")
     results = {**found.get("fixed", {})}
     results.pop("step_vs_trl", None)
+    shares = [results.pop(name, 0.0) for name in ("vllm_share", "torch_share")]
+    if all(shares):
+        results["step_vs_parts"] = 1 / sum(shares)
     results |= {f"step_vs_trl_{shape}": of["step_vs_trl"] for shape, of in found.items() if "step_vs_trl" in of}
     return {name: round(value, 4) for name, value in results.items()}
 
