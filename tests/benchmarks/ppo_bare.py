@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.benchmarks.ppo_work import MICRO_BATCH_TOKENS
+from tests.benchmarks.ppo_work import SHAPES
 from tests.benchmarks.side_by_side import Turns
 
 
@@ -111,7 +111,7 @@ def cut(rollouts: list[Any]) -> list[list[Any]]:
     from jobs.train.plan import share_out
 
     tokens = {number: len(r.prompt_ids) + len(r.answer_ids) for number, r in enumerate(rollouts)}
-    [mine] = share_out([*tokens], tokens, 1, MICRO_BATCH_TOKENS)
+    [mine] = share_out([*tokens], tokens, 1, SHAPES["fixed"].micro_batch_tokens)
     return [[rollouts[number] for number in batch] for batch in mine]
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.benchmarks.ppo_work import MICRO_BATCH_TOKENS, ROOT, SEED, Shape, prompts_of
+from tests.benchmarks.ppo_work import ROOT, SEED, Shape, prompts_of
 from tests.benchmarks.side_by_side import Turns
 
 VERSION = "1.12.0"
@@ -61,7 +61,7 @@ def serve(shape: Shape, model: str, threads: int, scratch: Path, turns: Turns) -
 
     tokenizer = AutoTokenizer.from_pretrained(model, pad_token=PADDING, padding_side="left")
     prompts = [{"input_ids": ids} for ids in prompts_of(shape, model)]
-    micro_batch = max(1, MICRO_BATCH_TOKENS // (shape.context + shape.new_tokens))
+    micro_batch = max(1, shape.micro_batch_tokens // (shape.context + shape.new_tokens))
     arguments = PPOConfig(
         output_dir=str(scratch / "trl"), report_to="none", save_strategy="no", use_cpu=True, seed=SEED,
         # Everything is in bf16 already; under autocast it would be slower.
