@@ -140,8 +140,7 @@ class Learner:
         """Without gradient: fp32 (W,) log-probabilities of the batch's weighted targets or values before them, or (S,)
         scores of its segments.
 
-        Nothing is dropped out. A frozen scorer gives its scores on the scale of its reward.json, and a critic that starts from
-        a reward model values on that scale too.
+        Nothing is dropped out. A frozen scorer, and a critic that starts from one, are on the scale of its reward.json.
 
         Args:
             temperature: the sampler's; it divides the logits.
@@ -205,11 +204,8 @@ class Learner:
         optimizer = self.optimizer
         assert optimizer is not None, "a Learner without optimizer does not step"
         gradients = {name: rows.gradient for name, rows in self._trained().items() if rows.rows}
-        squares = (
-            torch.stack([torch.linalg.vector_norm(grad).double().square() for grad in gradients.values()])
-            .sum()
-            .to(self.device)
-        )
+        norms_N = torch.stack([torch.linalg.vector_norm(gradient) for gradient in gradients.values()])
+        squares = norms_N.double().square().sum().to(self.device)
         finite = torch.isfinite(squares) & torch.isfinite(sums.loss)
         # Replicas hold the same reduced gradient, so each contributes its part of the one norm.
         squares = squares / self.sharded.mesh["replicate"].size()
