@@ -21,16 +21,13 @@ from tests.world.toy_run import ToyRun, copy_artifacts
 pytestmark = [pytest.mark.cluster, pytest.mark.vllm, pytest.mark.timeout(1200)]
 
 STEPS, PROMPTS, ANSWERS = 5, 6, 2
-WARMUP_STEPS = 2
-"""In which only the critic learns."""
 
 
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory: pytest.TempPathFactory) -> ToyRun:
     directory = tmp_path_factory.mktemp("ppo")
     heldout = {"every_steps": 2, "prompts": 4, "gold": REWARD}
-    warmup = {"critic_warmup_steps": WARMUP_STEPS}
-    run = write_toy_ppo(directory, str(directory / "store"), steps=STEPS, heldout=heldout, algorithm=warmup)
+    run = write_toy_ppo(directory, str(directory / "store"), steps=STEPS, heldout=heldout)
     code, output = run.finish(timeout_s=540)
     assert code == 0, output
     return run
@@ -70,27 +67,17 @@ def require_equal(run: ToyRun, unbroken: ToyRun) -> None:
 def test_every_role_takes_part_and_every_answer_is_kept(unbroken: ToyRun) -> None:
     steps = steps_of(unbroken)
     assert [entry["step"] for entry in steps] == [1, 2, 3, 4, 5]
-    # The policy begins at its reference and leaves it once it learns, and its sampler computes what it computes.
-    assert [entry["kl/per_answer"] != 0 for entry in steps] == [False, False, False, True, True]
-    assert [entry["learning_rate"] > 0 for entry in steps] == [False, False, True, True, True]
+    # The policy begins at its reference, and its sampler computes what it computes.
+    assert steps[0]["kl/per_answer"] == 0 and steps[1]["kl/per_answer"] != 0
     for entry in steps:
-        assert entry["sync/mismatch"] < 1e-3
-        assert entry["value/explained_variance"] < 1 and entry["value/grad_norm"] > 0
-        if entry["step"] > WARMUP_STEPS:
-            assert entry["mismatch/max_delta"] < 1e-4  # nats of a token, fp32
-            assert entry["sync/position"] == pytest.approx(1, abs=0.01) and entry["grad_norm"] > 0
+        assert entry["mismatch/max_delta"] < 1e-4  # nats of a token, fp32
+        assert entry["sync/mismatch"] < 1e-3 and entry["sync/position"] == pytest.approx(1, abs=0.01)
+        assert entry["value/explained_variance"] < 1 and entry["grad_norm"] > 0 and entry["value/grad_norm"] > 0
     samples = samples_of(unbroken)
     assert [name for name in sorted(samples) if name.startswith("heldout")] == [
         "heldout-000000.parquet", "heldout-000002.parquet", "heldout-000004.parquet", "heldout-000005.parquet",
     ]  # fmt: skip
     require_every_answer_once(unbroken, STEPS)
-    # The same model answers the same prompts with the same seeds.
-    answers = [
-        [(row["prompt"], row["sample"], row["answer"]) for row in samples[f"heldout-{step:06d}.parquet"]]
-        for step in (0, 2, 4)
-    ]
-    assert answers[0] == answers[1] != answers[2]
-    assert steps[1]["heldout/win_rate"] == 0.5 and steps[1]["heldout/gold_change"] == 0
     for entry in steps:
         rows = samples[f"step-{int(entry['step']):06d}.parquet"]
         assert {row["version"] for row in rows} == {
@@ -273,16 +260,25 @@ def newest_step(run: ToyRun) -> int:
 
 
 def with_adapters(unbroken: ToyRun, directory: Path, reference_is_base: bool) -> ToyRun:
-    run = before_ppo(unbroken, directory, lora={"rank": 4}, reference_is_base=reference_is_base, critic=None)
+    """Of three steps, in the first of which only the critic learns; measured after each."""
+    run = before_ppo(
+        unbroken, directory, lora={"rank": 4}, reference_is_base=reference_is_base, critic=None,
+        algorithm={"critic_warmup_steps": 1}, heldout={"every_steps": 1, "prompts": 4, "gold": REWARD},
+    )  # fmt: skip
     code, output = run.finish(timeout_s=300)
     assert code == 0, output
     return run
 
 
 def test_a_policy_with_adapters_is_its_own_reference(unbroken: ToyRun, tmp_path: Path) -> None:
-    run = with_adapters(unbroken, tmp_path, reference_is_base=True)
-    # The adapters learn, and are off for the reference.
-    assert [entry["kl/per_answer"] != 0 for entry in steps_of(run)] == [False, True, True]
+    steps = steps_of(with_adapters(unbroken, tmp_path, reference_is_base=True))
+    # The adapters learn once the critic has, and are off for the reference.
+    assert [entry["learning_rate"] > 0 for entry in steps] == [False, True, True]
+    assert [entry["kl/per_answer"] != 0 for entry in steps] == [False, False, True]
+    assert all(entry["value/grad_norm"] > 0 for entry in steps)
+    # A policy that has not learnt answers the same prompts with the same seeds as the start, and wins exactly half.
+    assert steps[0]["heldout/win_rate"] == 0.5 and steps[0]["heldout/gold_change"] == 0
+    assert steps[2]["heldout/kl_per_answer"] != 0
 
 
 @pytest.mark.chaos

@@ -47,9 +47,10 @@ def run_ppo(job: PpoJob, listener: Listener) -> Ending:
     Raises:
         NoRoom: for the roles, at the start.
         RunFailed and its like: an actor says that it cannot go on, or actors were lost more often than
-            `checkpoints.max_failures` since the last step that was saved; what they have raised, where it is the same twice.
+            `checkpoints.max_failures` since the last step that was saved; what they have raised, where it is the same twice
+            without a step in between.
     """
-    stage, losses, reached, raised = job.stage, 0, 0, ""
+    stage, losses, reached, raised = job.stage, 0, 0, ("", 0)
     resources = stage.resources
     while True:
         try:
@@ -63,11 +64,11 @@ def run_ppo(job: PpoJob, listener: Listener) -> Ending:
             why = lost
         except (ActorsLost, SamplersLost, GroupTimeout, *LOST) as lost:
             why = lost
-            if isinstance(lost, ActorRaised):
-                if str(lost) == raised:
-                    raise lost.error from None
-                raised = str(lost)
         step = resume(job).step
+        if isinstance(why, ActorRaised):
+            if (str(why), step) == raised:
+                raise why.error from None
+            raised = str(why), step
         losses, reached = (1, step) if step > reached else (losses + 1, reached)
         if losses > stage.checkpoints.max_failures:
             raise RunFailed(f"{job.name}: actors were lost {losses} times, the last time: {why}") from why

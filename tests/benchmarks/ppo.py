@@ -143,7 +143,7 @@ def print_phases(title: str, rounds: list[Round], side: str) -> None:
     ]  # fmt: skip
     print(f"\n{title}")
     for name in sorted(names):
-        print(f"    {name:32}{median(rounds, lambda r, name=name: r[side][name]):9.3f}")
+        print(f"    {name:32}{median(rounds, lambda r, name=name: r[side][name]):12.6g}")
     sys.stdout.flush()
 
 

@@ -15,6 +15,7 @@ from configs.schema.ppo_stage import PpoStage
 from jobs.ppo import driver
 from jobs.ppo.cast import ActorsLost
 from jobs.ppo.driver import ActorRaised, Listener, run_ppo
+from jobs.ppo.job import Asked
 from jobs.train.loop import Ending
 from tests.world.toy_ppo import toy_ppo_stage
 
@@ -76,5 +77,21 @@ def test_what_a_living_actor_raises_twice_is_no_accident(monkeypatch: pytest.Mon
     bug = ValueError("in an actor\n  shapes do not fit\n")
     ended, said = live(monkeypatch, [(ActorRaised(bug), 1), (ActorRaised(ConnectionError("reset")), 1), (None, 9)])
     assert ended is Ending.FINISHED and "(shapes do not fit)" in said[0]
+    ended, said = live(monkeypatch, [(ActorRaised(bug), 1), (ActorRaised(bug), 2), (None, 9)])
+    assert ended is Ending.FINISHED and len(said) == 2
     ended, said = live(monkeypatch, [(ActorRaised(bug), 1), (ActorRaised(bug), 1), (None, 9)])
     assert ended is bug and len(said) == 1
+
+
+def test_streams_of_engines_that_were_replaced_are_not_waited_for() -> None:
+    """The new ones are asked for the same answers, and nobody is started again."""
+    old, new, asked = object(), object(), Asked("train", 3)
+    cast: Any = SimpleNamespace(
+        job=SimpleNamespace(stage=PpoStage.model_validate(toy_ppo_stage())), samplers=new,
+        sample=lambda table, asked: SimpleNamespace(samplers=new, streams=["of the new"]), judge=lambda asked, streams: (asked, streams),
+    )  # fmt: skip
+    silent = Listener(lambda metrics: None, lambda sentence: None, lambda: False)
+    table: Any = None
+    for samplers, streams in ((old, ["of the new"]), (new, ["of the old"])):
+        in_flight: Any = SimpleNamespace(samplers=samplers, streams=["of the old"])
+        assert driver._judged(cast, table, asked, in_flight, silent) == (asked, streams)

@@ -57,6 +57,15 @@ def test_a_step_of_one_learner_alone_is_forgotten(artifact: Store) -> None:
     assert resume(job_of(artifact)).step == 2
 
 
+def test_a_step_whose_learners_tell_different_histories_is_forgotten(artifact: Store) -> None:
+    """An ended life has committed its critic late, and the next one its policy: they did not learn from the same answers."""
+    for attempt, role, steps in ((1, "policy", (2,)), (1, "critic", (2, 3)), (2, "policy", (3,))):
+        for step in steps:
+            write_checkpoint(artifact, attempt, role, step)
+    assert resume(job_of(artifact)).step == 2
+    assert steps_on_disk(artifact, "policy") == steps_on_disk(artifact, "critic") == [(1, 2)]
+
+
 def test_without_a_common_step_all_begin_again(artifact: Store) -> None:
     write_checkpoint(artifact, 1, "policy", 1)
     assert resume(job_of(artifact)).step == 0
