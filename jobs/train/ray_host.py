@@ -34,7 +34,9 @@ POLL_S = 0.5
 """How often the driver empties the hub; what people see is at most this old."""
 RENDEZVOUS_TIMEOUT_S = 1800
 """gloo and nccl: the longest wait for the other ranks; loading a large model from a slow store takes minutes."""
-
+PLACED_WITHIN_S = "15"
+"""How long Ray Train waits for room for the ranks before it counts again how many there are: with fewer than before, those of
+a lost node are asked for once in vain, because Ray's count is up to 20 s old. Its own 60 s would be lost each time."""
 
 OUT_OF_MEMORY = "running low on memory"
 """How Ray's memory monitor says that it has ended a task or an actor."""
@@ -132,6 +134,7 @@ def train_on_ray(job: TrainJob, listener: Listener) -> Ending:
     # Beside the driver: a hub on another host would be lost with that host.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     hub = Hub.options(scheduling_strategy=here).remote()
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", PLACED_WITHIN_S)
     resources = job.stage.resources
     trainer = _Trainer(
         _rank,

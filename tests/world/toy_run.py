@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from cluster.artifacts import Artifact, find_named
+from cluster.runs import list_runs, read_events
 from cluster.storage import Store
 from tests.world.tiny_model import SENTENCES
 
@@ -97,7 +98,7 @@ class ToyRun:
         """sha256 over all files of artifacts by name: equal exactly where every byte is."""
         return {name: tree_digest(self.artifact(name).content) for name in names}
 
-    def wait_for_step(self, step: int, timeout_s: float = 120) -> None:
+    def wait_for_step(self, step: int, timeout_s: float = 240) -> None:
         """Until the newest run has reported an optimizer step >= `step` and a checkpoint stands."""
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
@@ -105,7 +106,8 @@ class ToyRun:
             if any(int(name.split("step-")[1].split("/")[0]) >= step for name in names):
                 return
             time.sleep(0.1)
-        raise TimeoutError(f"no checkpoint of step {step} within {timeout_s} s")
+        said = [event for run in list_runs(self.store) for _, event in read_events(self.store, run["run_id"])]
+        raise TimeoutError(f"no checkpoint of step {step} within {timeout_s} s; the runs said: {said[-20:]}")
 
 
 def write_toy_run(directory: Path, model: Path, store: str, without: Sequence[str] = (), **changes: Any) -> ToyRun:
