@@ -4,6 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from configs.schema.duplicates import Decontamination, NearDuplicates
 from configs.schema.tree import FileCount, Fraction, Node, PositiveInt, StageName
 
 RowFormat = Literal[
@@ -53,6 +54,8 @@ class CorpusStage(Node):
     stage: Literal["corpus"]
     sources: dict[StageName, Source] = Field(min_length=1)
     cleaning: Cleaning = Cleaning()
+    near_duplicates: NearDuplicates | None = None
+    decontamination: Decontamination | None = None
     heldout_fraction: Fraction = 0.02
     split_seed: int = 0
     partitions: FileCount = Field(

@@ -189,7 +189,13 @@ def stage_inputs(stage: Stage) -> list[Input]:
                 return [("source", MODEL_KINDS, stage.source)]
             return []
         case CorpusStage():
-            return []
+            settings = {"near_duplicates": stage.near_duplicates, "decontamination": stage.decontamination}
+            return [
+                (f"{key}.against.{index}", ("corpus",), name)
+                for key, setting in settings.items()
+                if setting is not None
+                for index, name in enumerate(setting.against)
+            ]
         case ShardsStage():
             return [("corpus", ("corpus",), stage.corpus), ("model", MODEL_KINDS, stage.model)]
         case TrainStage():

@@ -1,0 +1,167 @@
+"""n-grams against a plain loop, signatures against true similarity, and who stays among near-copies."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cluster.storage import Store
+from jobs.corpus.minhash import BANDS, band_keys, signatures, similarity
+from jobs.corpus.near import IndexFile, _matrix, _pairs, cluster, describe
+from jobs.corpus.ngrams import ngrams
+from jobs.corpus.schema import read_table, write_table
+
+WORDS = [f"w{number}" for number in range(4000)]
+
+
+def plain_ngrams(text: str, n: int) -> list[tuple[str, ...]]:
+    words = re.sub(r"[^a-z0-9]+", " ", text.lower()).split()
+    return (
+        [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
+        if len(words) >= n
+        else [tuple(words)] * bool(words)
+    )
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.text(alphabet="ab ,.-\n\tB", max_size=40), max_size=6), st.integers(1, 5))
+def test_ngrams_are_those_of_a_plain_loop(texts: list[str], n: int) -> None:
+    found = ngrams(pa.array(texts, pa.string()), n)
+    wanted = [plain_ngrams(text, n) for text in texts]
+    assert np.diff(found.offsets).tolist() == [len(grams) for grams in wanted]
+    by_hash = dict(zip(found.hashes.tolist(), (gram for grams in wanted for gram in grams), strict=True))
+    assert len(by_hash) == len({gram for grams in wanted for gram in grams})
+    assert [by_hash[value] for value in found.hashes.tolist()] == [gram for grams in wanted for gram in grams]
+
+
+def test_a_text_has_the_same_ngrams_in_whatever_company() -> None:
+    texts = ["Small cells, we found.", "Größe — 5 µm", "细胞很小。", "", "one"]
+    together = ngrams(pa.array(texts), 2)
+    for number, text in enumerate(texts):
+        own = ngrams(pa.array([text]), 2).hashes.tolist()
+        assert own == together.hashes[together.offsets[number] : together.offsets[number + 1]].tolist()
+    assert np.diff(together.offsets).tolist() == [3, 2, 3, 0, 1]
+    assert ngrams(pa.chunked_array([texts[:2], texts[2:]]), 2).hashes.tolist() == together.hashes.tolist()
+
+
+def changed(generator: np.random.Generator, words: list[str], changes: int) -> list[str]:
+    copy = list(words)
+    for place in generator.choice(len(words), changes, replace=False):
+        copy[place] = f"new{generator.integers(10**9)}"
+    return copy
+
+
+def test_similarity_is_estimated_and_near_copies_meet() -> None:
+    generator = np.random.default_rng(5)
+    true, estimated, met = [], [], []
+    for changes in (0, 2, 4, 8, 16, 40):
+        for _ in range(60):
+            words = [str(word) for word in generator.choice(WORDS, 300)]
+            texts = [" ".join(words), " ".join(changed(generator, words, changes))]
+            left, right = (set(plain_ngrams(text, 5)) for text in texts)
+            rows = signatures(pa.array(texts))
+            keys = band_keys(rows)
+            true.append(len(left & right) / len(left | right))
+            estimated.append(float(similarity(rows[:1], rows[1:])[0]))
+            met.append(bool((keys[0] == keys[1]).any()))
+    true_a, met_a = np.array(true), np.array(met)
+    assert np.abs(np.array(estimated) - true_a).mean() < 0.035
+    assert met_a[true_a > 0.85].mean() > 0.98 and met_a[true_a < 0.3].mean() < 0.1
+    assert len({*band_keys(signatures(pa.array(["", "a b"]))).ravel().tolist()}) == 2 * BANDS
+
+
+def documents(texts: list[str], source: int = 0) -> pa.Table:
+    ids = [1000 * source + number for number in range(len(texts))]
+    return pa.table(
+        {
+            "document_id": pa.array(ids, pa.int64()), "sha256": [f"sha-{i}" for i in ids], "uri": [f"doc-{i}" for i in ids],
+            "source_order": pa.array([source] * len(ids), pa.int32()), "text": pa.array(texts, pa.large_string()),
+            "judgement": pa.array([None] * len(ids), pa.large_string()),
+        }
+    )  # fmt: skip
+
+
+def clustered(store: Store, corpora: list[pa.Table], similar: float = 0.75) -> dict[int, dict]:
+    """By id, what `cluster` decides of the corpora, oldest first."""
+    files, keys, ids = [], [], []
+    for age, corpus in enumerate(corpora):
+        members = describe(corpus)
+        written = write_table(store, f"near/part-{age:05d}.parquet", members)
+        files.append(IndexFile(store.root, written.name, written.sha256, age))
+        keys.append(band_keys(_matrix(members["signature"])))
+        ids.append(np.repeat(members["document_id"].to_numpy(), BANDS))
+    pairs = _pairs(np.concatenate(keys).ravel(), np.concatenate(ids))
+    written = write_table(store, "work/pairs-00000.parquet", pa.table({"a": pairs[0], "b": pairs[1]}))
+    report = cluster(files, {written.name: written.sha256}, similar, store)
+    table = read_table(store, "near/clusters.parquet", report["file"]["sha256"])
+    return {row.pop("document_id"): row for row in table.to_pylist()}
+
+
+def text_of(generator: np.random.Generator) -> list[str]:
+    return [str(word) for word in generator.choice(WORDS, 200)]
+
+
+def test_the_longest_stays_and_a_stranger_is_never_named(tmp_path: Path) -> None:
+    generator = np.random.default_rng(1)
+    words, stranger = text_of(generator), text_of(generator)
+    found = clustered(
+        Store(str(tmp_path)),
+        [
+            documents(
+                [
+                    " ".join(words[:-3]),
+                    " ".join(words),
+                    " ".join(changed(generator, words[:-20], 1)),
+                    " ".join(stranger),
+                ]
+            )
+        ],
+    )
+    assert set(found) == {0, 1, 2}
+    assert [found[number]["kept"] for number in range(3)] == [False, True, False]
+    assert {found[number]["like"] for number in (0, 2)} == {"doc-1"}
+    assert {row["split_by"] for row in found.values()} == {"sha-1"} and {
+        row["cluster_id"] for row in found.values()
+    } == {1}
+
+
+def test_a_chain_of_changes_does_not_swallow_its_far_end(tmp_path: Path) -> None:
+    """Each is like its neighbour; the last has little of the first, so it stays, on the same side of the split."""
+    generator = np.random.default_rng(2)
+    chain = [text_of(generator)]
+    for _ in range(8):
+        chain.append(changed(generator, chain[-1], 3))
+    found = clustered(Store(str(tmp_path)), [documents([" ".join(words) for words in chain])])
+    kept = [number for number, row in found.items() if row["kept"]]
+    assert 8 in kept and 1 < len(kept) < 9  # new words are longer here, and the longest stays
+    assert len({row["split_by"] for row in found.values()}) == 1
+    for row in (row for row in found.values() if not row["kept"]):
+        assert int(row["like"].removeprefix("doc-")) in kept
+
+
+def test_what_an_earlier_corpus_has_goes_and_the_earlier_one_is_not_touched(tmp_path: Path) -> None:
+    generator = np.random.default_rng(3)
+    old, new = text_of(generator), text_of(generator)
+    earlier = documents([" ".join(old)])
+    later = documents(
+        [" ".join([*changed(generator, old, 2), "and", "more", "words"]), " ".join(new), " ".join(old)], 7
+    )
+    # The same text has the same id in both.
+    later = later.set_column(0, "document_id", pa.array([7000, 7001, 0], pa.int64()))
+    found = clustered(Store(str(tmp_path)), [earlier, later])
+    assert set(found) == {0, 7000}
+    assert not found[0]["kept"] and not found[7000]["kept"]
+    assert found[7000]["like"] == found[0]["like"] == "doc-0"
+
+
+def test_the_same_bytes_in_any_order(tmp_path: Path) -> None:
+    generator = np.random.default_rng(4)
+    words = text_of(generator)
+    table = documents([" ".join(changed(generator, words, n)) for n in (0, 2, 3, 1)] + [" ".join(text_of(generator))])
+    order = pa.array([3, 1, 4, 0, 2])
+    first, second = Store(str(tmp_path / "a")), Store(str(tmp_path / "b"))
+    assert clustered(first, [table]) == clustered(second, [table.take(order)])
+    assert first.read("near/clusters.parquet") == second.read("near/clusters.parquet")
