@@ -78,8 +78,8 @@ def download(model: HubModel, name: str, into: Path) -> Path:
     from huggingface_hub.utils import disable_progress_bars
 
     disable_progress_bars()
-    with _explained(model.repository, model.commit):
-        path = Path(hf_hub_download(model.repository, name, revision=model.commit, local_dir=into, token=_token()))
+    with explained(model.repository, model.commit):
+        path = Path(hf_hub_download(model.repository, name, revision=model.commit, local_dir=into, token=hub_token()))
     expected = model.sha256.get(name)
     if expected is not None:
         with open(path, "rb") as file:
@@ -108,20 +108,20 @@ def _pin_it(repository: str, revision: str | None) -> str:
 def _ask(repository: str, revision: str | None) -> "ModelInfo":
     from huggingface_hub import HfApi
 
-    with _explained(repository, revision):
-        return HfApi(token=_token()).model_info(repository, revision=revision, files_metadata=True)
+    with explained(repository, revision):
+        return HfApi(token=hub_token()).model_info(repository, revision=revision, files_metadata=True)
 
 
 def _require_access(repository: str, revision: str) -> None:
     """A gated model is described to everybody and its files are refused: asked here, before anything starts."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
-    with _explained(repository, revision):
-        get_hf_file_metadata(hf_hub_url(repository, "config.json", revision=revision), token=_token())
+    with explained(repository, revision):
+        get_hf_file_metadata(hf_hub_url(repository, "config.json", revision=revision), token=hub_token())
 
 
 @contextmanager
-def _explained(repository: str, revision: str | None) -> Iterator[None]:
+def explained(repository: str, revision: str | None) -> Iterator[None]:
     """Whatever the hub answers, as ModelError."""
     from httpx2 import HTTPError
     from huggingface_hub.errors import (
@@ -155,6 +155,6 @@ def _explained(repository: str, revision: str | None) -> Iterator[None]:
         ) from error
 
 
-def _token() -> str | bool:
+def hub_token() -> str | bool:
     """False tells huggingface_hub to look for no token anywhere else."""
     return os.environ.get("HF_TOKEN") or False

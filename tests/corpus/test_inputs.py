@@ -33,7 +33,9 @@ def test_inputs_are_found_sorted_and_fingerprinted(tmp_path: Path):
 
 def test_a_source_that_matches_nothing_is_named(tmp_path: Path):
     stage = stage_of(papers=Source(path="papers", format="pubmed", licence="MIT"))
-    with pytest.raises(DataError, match=r"sources\.papers\.path: nothing found at papers .*\.xml\.gz"):
+    with pytest.raises(
+        DataError, match=r"sources\.papers\.path: nothing found at papers .*\.xml \(of each also \.gz and \.zst\)"
+    ):
         find_inputs(stage, tmp_path)
 
 
