@@ -19,6 +19,8 @@ MAX_PROLOG_BYTES = 1 << 20
 """Before the root element stand a declaration, a DOCTYPE and comments: some hundred bytes."""
 MAX_ELEMENT_BYTES = 32 << 20
 """Of one article with everything in it; its tree takes ten times as much memory. The longest reviews have some MB of XML."""
+MAX_ELEMENTS = 1_000_000
+"""Of one article; a table of ten thousand rows has some hundred thousand. Eight million empty ones take a minute and gigabytes."""
 MAX_DEPTH = 1000
 """Of elements inside elements; JATS in use stays below 50."""
 
@@ -34,6 +36,7 @@ class XmlStream:
         """Reads up to the root element. Raises RowError `xml_entities`, `damaged_file`, `too_large` or `empty_file`."""
         self.file = file
         self.head: list[bytes] = []
+        self.unfinished = 0
         self.root = self._read_root()
 
     def elements(self, *tags: str) -> Iterator[ET.Element]:
@@ -54,6 +57,8 @@ class XmlStream:
             size = len(piece or b"") if finished else size + len(piece or b"")
             if size > MAX_ELEMENT_BYTES:
                 raise RowError("row_too_long", f"an element of more than {MAX_ELEMENT_BYTES >> 20} MiB")
+            if self.unfinished > MAX_ELEMENTS:
+                raise RowError("row_too_long", f"an element with more than {MAX_ELEMENTS:,} others inside")
             if len(stack) > MAX_DEPTH:
                 raise RowError("too_deep", f"elements {MAX_DEPTH} deep inside each other")
 
@@ -65,10 +70,11 @@ class XmlStream:
         for event, element in cast(Iterator[tuple[str, ET.Element]], parser.read_events()):
             if event == "start":
                 stack.append(element)
+                self.unfinished += 1
                 continue
             stack.pop()
             if local_name(element) in tags:
-                finished = True
+                finished, self.unfinished = True, 0
                 yield element
                 if stack:
                     stack[-1].clear()
