@@ -3,23 +3,19 @@
     hf:ORG/NAME@COMMIT[/PATH] --ask once, kept--> files with size and checksum --a host fetches what it reads--> verified
 
 What a commit holds cannot change, so its list and its files are kept in Hugging Face's own cache directory (HF_HOME): a
-corpus that was collected is planned again without a hub. Token and messages are those of models (jobs/model_hub.py).
+corpus that was collected is planned again without a hub. Token and messages are those of models (jobs/hub.py).
 """
 
 import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from configs.errors import UserError
 from jobs.corpus.schema import DataError
-from jobs.model_files import ModelError
-from jobs.model_hub import COMMIT, explained, hub_token
+from jobs.hub import COMMIT, explained, hub_token
 
 PREFIX = "hf:"
 SOURCE = re.compile(r"hf:(?P<repository>[\w.-]+/[\w.-]+?)(?:@(?P<revision>[^/]+))?(?:/(?P<path>.+))?")
@@ -86,7 +82,7 @@ def fetched(location: str) -> Path:
     disable_progress_bars()
     kept = try_to_load_from_cache(repository, name, revision=commit, repo_type="dataset")
     if not isinstance(kept, str):
-        with _as_data_error(), explained(repository, commit):
+        with explained(repository, commit, DataError):
             kept = hf_hub_download(repository, name, revision=commit, repo_type="dataset", token=hub_token())
     path = Path(kept)
     kind, _, expected = file.fingerprint.partition(":")
@@ -127,7 +123,7 @@ def _files_of_commit(repository: str, commit: str) -> list[HubFile]:
 def _ask(repository: str, commit: str) -> list[HubFile]:
     from huggingface_hub import HfApi, get_hf_file_metadata, hf_hub_url
 
-    with _as_data_error(), explained(repository, commit):
+    with explained(repository, commit, DataError):
         info = HfApi(token=hub_token()).dataset_info(repository, revision=commit, files_metadata=True)
         files = []
         for sibling in info.siblings or []:
@@ -146,19 +142,11 @@ def _pin_it(repository: str, revision: str | None) -> str:
 
     named = f"`{revision}` can move" if revision else "no revision is given"
     try:
-        with explained(repository, revision):
+        with explained(repository, revision, DataError):
             commit = HfApi(token=hub_token()).dataset_info(repository, revision=revision).sha
-    except UserError as error:
+    except DataError as error:
         return (
             f"hf:{repository}: {named}; write the commit, 40 hexadecimal digits, after @, so that a corpus stays the same "
             f"tomorrow. (The hub could not be asked which one that is: {error})"
         )
     return f"hf:{repository}: {named}. Pin today's commit:\n    path: hf:{repository}@{commit}"
-
-
-@contextmanager
-def _as_data_error() -> Iterator[None]:
-    try:
-        yield
-    except ModelError as error:
-        raise DataError(str(error)) from error

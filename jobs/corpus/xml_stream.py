@@ -20,7 +20,7 @@ MAX_PROLOG_BYTES = 1 << 20
 MAX_ELEMENT_BYTES = 32 << 20
 """Of one article with everything in it; its tree takes ten times as much memory. The longest reviews have some MB of XML."""
 MAX_ELEMENTS = 1_000_000
-"""Of one article; a table of ten thousand rows has some hundred thousand. Eight million empty ones take a minute and gigabytes."""
+"""Of one article; a table of ten thousand rows has some hundred thousand. Eight million take minutes and gigabytes."""
 MAX_DEPTH = 1000
 """Of elements inside elements; JATS in use stays below 50."""
 

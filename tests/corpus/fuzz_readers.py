@@ -29,7 +29,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
+from typing import IO, get_args
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -48,6 +48,7 @@ DEADLINE_S = 120.0
 """The slowest case (a PDF that draws until its memory ends) takes some seconds on a free core; the machine may be busy."""
 MEMORY_BYTES = 6 << 30
 """Address space of the worker: Arrow and numpy reserve 2 GiB, and a row of MAX_ROW_BYTES may take 30 times as much."""
+MAKING_S = 600.0
 HEAVY_EVERY = 100
 """Every so many files one is large: 100 MB lines, 100,000 levels, bombs. They take seconds, others milliseconds."""
 
@@ -214,6 +215,12 @@ BILLION = '<!DOCTYPE article [<!ENTITY a "ha">' + "".join(
 EXTERNAL = '<!DOCTYPE article [<!ENTITY % all SYSTEM "http://127.0.0.1:9/x.dtd"> %all; <!ENTITY a SYSTEM "file:///etc/passwd">]>'
 ZEROS = 400 << 20
 
+
+def _with_window(log: int, content: bytes) -> bytes:
+    parameters = zstandard.ZstdCompressionParameters.from_level(3, window_log=log)
+    return zstandard.ZstdCompressor(compression_params=parameters).compress(content)
+
+
 HEAVY: dict[str, Callable[[], tuple[str, bytes]]] = {
     "deep_json": lambda: ("a.jsonl", b'{"text": "a"}\n{"text": ' + b"[" * 100_000 + b"]" * 100_000 + b'}\n{"text": "b"}'),
     "deep_array": lambda: ("a.json", b'[{"text": ' + b'{"a":' * 100_000 + b"1" + b"}" * 100_000 + b"}]"),
@@ -241,7 +248,8 @@ HEAVY: dict[str, Callable[[], tuple[str, bytes]]] = {
     "gzip_bomb_of_rows": lambda: ("a.jsonl.gz", gzip.compress((b'{"text": "' + b"a" * 2000 + b'"}\n') * (ZEROS // 2013), 9)),
     "gzip_of_gzip": lambda: ("a.txt.gz", gzip.compress(gzip.compress(bytes(ZEROS), 9), 9)),
     "zstd_bomb": lambda: ("a.csv.zst", zstandard.ZstdCompressor(level=3).compress(bytes(4 * ZEROS))),
-    "zstd_window": lambda: ("a.txt.zst", zstandard.ZstdCompressor(level=22).compress(bytes(ZEROS))),
+    "zstd_window": lambda: ("a.txt.zst", _with_window(27, bytes(ZEROS))),
+    "zstd_wide_window": lambda: ("a.txt.zst", _with_window(30, bytes(ZEROS))),
     "text_bomb": lambda: ("a.txt.gz", gzip.compress(b"words " * ((300 << 20) // 6), 9)),
     "docx_bomb": lambda: ("a.docx", docx("<w:p><w:r><w:t>" + "x" * (200 << 20) + "</w:t></w:r></w:p>")),
     "docx_deep": lambda: ("a.docx", docx("<w:tbl>" * 200_000)),
@@ -324,22 +332,29 @@ def worker() -> None:
         for line in sys.stdin:
             seed = int(line)
             try:
-                answer = {"outcome": read_case(case(seed), Path(directory))}
+                made = case(seed)
+                _say({"made": f"{made.name}, {made.how}, format: {made.format}"})
+                answer = {"outcome": read_case(made, Path(directory))}
             except BaseException as error:  # noqa: BLE001 - whatever it is, it is what is looked for
                 place = error.__traceback__
                 while place is not None and place.tb_next is not None:
                     place = place.tb_next
                 where = f"{Path(place.tb_frame.f_code.co_filename).name}:{place.tb_lineno}" if place else ""
                 answer = {"failure": f"{type(error).__name__}: {str(error)[:200]} ({where})"}
-            sys.stdout.write(json.dumps(answer) + "\n")
-            sys.stdout.flush()
+            _say(answer)
+
+
+def _say(answer: dict[str, str]) -> None:
+    sys.stdout.write(json.dumps(answer) + "\n")
+    sys.stdout.flush()
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A file that broke a rule. Example: Finding(4711, "ended by signal 11")"""
+    """A file that broke a rule. Example: Finding(4711, "a.pdf, flip, format: auto", "the worker ended with -11")"""
 
     seed: int
+    made: str
     what: str
 
 
@@ -349,30 +364,37 @@ def fuzz(seeds: Iterable[int]) -> Iterator[tuple[int, str, float] | Finding]:
     for seed in seeds:
         if process is None:
             command = [sys.executable, "-m", "tests.corpus.fuzz_readers", "--worker"]
-            process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+            process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
         assert process.stdin is not None and process.stdout is not None
-        began = time.monotonic()
         process.stdin.write(b"%d\n" % seed)
         process.stdin.flush()
-        ready, _, _ = select.select([process.stdout], [], [], DEADLINE_S)
-        line = process.stdout.readline() if ready else b""
-        if not line:
-            process.kill()
-            process.wait()
-            what = f"no answer after {DEADLINE_S:.0f} s" if not ready else f"the worker ended with {process.returncode}"
-            process.stdin.close()
-            process.stdout.close()
-            process = None
-            yield Finding(seed, what)
-            continue
-        answer = json.loads(line)
+        # Making a large file takes longer than reading it does, and proves nothing.
+        made = json.loads(_line(process.stdout, MAKING_S) or b"{}").get("made", "not made")
+        began = time.monotonic()
+        line = _line(process.stdout, DEADLINE_S)
         took = time.monotonic() - began
-        yield Finding(seed, answer["failure"]) if "failure" in answer else (seed, answer["outcome"], took)
+        if line:
+            answer = json.loads(line)
+            yield Finding(seed, made, answer["failure"]) if "failure" in answer else (seed, answer["outcome"], took)
+            continue
+        what = "the worker ended" if process.poll() is not None else f"no answer after {took:.0f} s"
+        process.kill()
+        process.wait()
+        process.stdin.close()
+        process.stdout.close()
+        yield Finding(seed, made, f"{what} ({process.returncode})")
+        process = None
     if process is not None:
         assert process.stdin is not None and process.stdout is not None
         process.stdin.close()
         process.wait()
         process.stdout.close()
+
+
+def _line(stream: IO[bytes], patience_s: float) -> bytes:
+    """A line, empty where none comes."""
+    ready, _, _ = select.select([stream], [], [], patience_s)
+    return stream.readline() if ready else b""
 
 
 def main() -> int:
@@ -394,8 +416,7 @@ def main() -> int:
     for answer in fuzz(range(arguments.seed, arguments.seed + arguments.files)):
         if isinstance(answer, Finding):
             findings.append(answer)
-            made = case(answer.seed)
-            print(f"seed {answer.seed} ({made.name}, {made.how}, format: {made.format}): {answer.what}", flush=True)
+            print(f"seed {answer.seed} ({answer.made}): {answer.what}", flush=True)
             continue
         seed, outcome, took = answer
         outcomes.update(json.loads(outcome))
