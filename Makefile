@@ -10,7 +10,7 @@ STORE ?= artifacts
 MODEL ?= sft
 
 .DEFAULT_GOAL := help
-.PHONY: help install system assets demo serve test test-fast chaos lint clean
+.PHONY: help install system assets demo serve test test-fast chaos fuzz lint clean
 
 help:  ## Show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -62,6 +62,11 @@ test-fast: install  ## Tests without clusters, engines and browsers
 chaos: install system assets  ## Every named kill point, then random kills (CHAOS_KILLS=20 CHAOS_SEED=1); long
 	$(BIN)/python -m pytest tests/train/test_loop.py tests/cluster/test_artifacts.py tests/test_run.py tests/test_run_on_hosts.py \
 	  tests/test_run_ppo.py tests/test_ppo_on_hosts.py tests/test_chaos.py -m "cluster or chaos"
+
+FUZZ_FILES ?= 10000
+FUZZ_SEED ?= 1
+fuzz: install  ## Read broken files of every format (FUZZ_FILES=10000 FUZZ_SEED=1); some minutes
+	$(BIN)/python -m tests.corpus.fuzz_readers --files $(FUZZ_FILES) --seed $(FUZZ_SEED)
 
 lint: install  ## Formatting, lint, types, one-way imports
 	$(BIN)/ruff format --check .

@@ -11,7 +11,6 @@ nothing in such an answer alone says which it is; and to a language model a copi
 foreign conclusion less likely.
 """
 
-import gzip
 import hashlib
 import json
 import math
@@ -21,10 +20,12 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import BinaryIO, Literal, cast
+from typing import Literal
 
 from jobs.corpus.pubmed import read_pubmed
 from jobs.corpus.raw import Raw
+from jobs.corpus.unpack import buffered, unpacked
+from jobs.corpus.xml_stream import XmlStream
 
 INSTRUCTION = "Write the conclusion of this study from its title and its results."
 RESULTS = re.compile(r"[A-Z &/]*(RESULT|FINDING)[A-Z &/]*: ")
@@ -102,10 +103,9 @@ def read_papers(pubmed: Path, tokenizer: Path) -> list[Paper]:
     def count(texts: Sequence[str]) -> list[int]:
         return [len(encoding.ids) for encoding in encode(list(texts), add_special_tokens=False)]
 
-    with gzip.open(pubmed) as file:
-        found = [
-            paper for raw in read_pubmed(cast(BinaryIO, file), "") if isinstance(raw, Raw) for paper in _paper(raw)
-        ]
+    with pubmed.open("rb") as packed:
+        stream = XmlStream(buffered(unpacked(packed, pubmed.name)))
+        found = [paper for raw in read_pubmed(stream, "") if isinstance(raw, Raw) for paper in _paper(raw)]
     read = count([f"{paper.title}\n\n{paper.results}" for paper in found])
     written = count([paper.conclusion for paper in found])
     papers = []

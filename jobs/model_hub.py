@@ -1,21 +1,16 @@
 """Models on a hub (HF_ENDPOINT), pinned to a commit.
 
-    hf:ORG/NAME@COMMIT -> hub_model -> HubModel (files, sizes, sha256) -> download, one file at a time
-
-The token comes from HF_TOKEN and from nowhere else: a token file in somebody's home would make a run work on one node and
-fail on the next.
+hf:ORG/NAME@COMMIT -> hub_model -> HubModel (files, sizes, sha256) -> download, one file at a time
 """
 
 import hashlib
-import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cluster.storage import FileInfo
+from jobs.hub import COMMIT, explained, hub_token
 from jobs.model_files import ModelError
 
 if TYPE_CHECKING:
@@ -23,7 +18,6 @@ if TYPE_CHECKING:
 
 PREFIX = "hf:"
 SOURCE = re.compile(r"hf:(?P<repository>[\w.-]+/[\w.-]+)(?:@(?P<revision>.+))?")
-COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 @dataclass(frozen=True)
@@ -78,8 +72,8 @@ def download(model: HubModel, name: str, into: Path) -> Path:
     from huggingface_hub.utils import disable_progress_bars
 
     disable_progress_bars()
-    with _explained(model.repository, model.commit):
-        path = Path(hf_hub_download(model.repository, name, revision=model.commit, local_dir=into, token=_token()))
+    with explained(model.repository, model.commit, ModelError):
+        path = Path(hf_hub_download(model.repository, name, revision=model.commit, local_dir=into, token=hub_token()))
     expected = model.sha256.get(name)
     if expected is not None:
         with open(path, "rb") as file:
@@ -108,53 +102,13 @@ def _pin_it(repository: str, revision: str | None) -> str:
 def _ask(repository: str, revision: str | None) -> "ModelInfo":
     from huggingface_hub import HfApi
 
-    with _explained(repository, revision):
-        return HfApi(token=_token()).model_info(repository, revision=revision, files_metadata=True)
+    with explained(repository, revision, ModelError):
+        return HfApi(token=hub_token()).model_info(repository, revision=revision, files_metadata=True)
 
 
 def _require_access(repository: str, revision: str) -> None:
     """A gated model is described to everybody and its files are refused: asked here, before anything starts."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
-    with _explained(repository, revision):
-        get_hf_file_metadata(hf_hub_url(repository, "config.json", revision=revision), token=_token())
-
-
-@contextmanager
-def _explained(repository: str, revision: str | None) -> Iterator[None]:
-    """Whatever the hub answers, as ModelError."""
-    from httpx2 import HTTPError
-    from huggingface_hub.errors import (
-        EntryNotFoundError,
-        GatedRepoError,
-        OfflineModeIsEnabled,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
-
-    endpoint = os.environ.get("HF_ENDPOINT", "the public hub")
-    try:
-        yield
-    except RevisionNotFoundError as error:
-        raise ModelError(f"{repository} on {endpoint} has no revision {revision}.") from error
-    except GatedRepoError as error:
-        raise ModelError(
-            f"{repository} on {endpoint} is gated: accept its terms on its page, then set HF_TOKEN to a token of that account."
-        ) from error
-    except RepositoryNotFoundError as error:
-        token = "HF_TOKEN is set, but may not read it" if os.environ.get("HF_TOKEN") else "HF_TOKEN is not set"
-        raise ModelError(
-            f"{repository} is not on {endpoint}, or it is private ({token}). Check the name, or set HF_TOKEN in the "
-            "environment of the run to a token that may read it."
-        ) from error
-    except (OfflineModeIsEnabled, HTTPError, EntryNotFoundError) as error:
-        said = " ".join(str(error).split())[:200]
-        raise ModelError(
-            f"{endpoint} cannot be asked for {repository} ({type(error).__name__}: {said}). Check the network, HF_ENDPOINT, "
-            "HF_TOKEN and HF_HUB_OFFLINE, or give a local directory or s3:// prefix instead."
-        ) from error
-
-
-def _token() -> str | bool:
-    """False tells huggingface_hub to look for no token anywhere else."""
-    return os.environ.get("HF_TOKEN") or False
+    with explained(repository, revision, ModelError):
+        get_hf_file_metadata(hf_hub_url(repository, "config.json", revision=revision), token=hub_token())

@@ -17,7 +17,8 @@ class Document:
 
     Example:
         Document(document_id=-712..., text="Background. ...", messages=None, judged_as=None, judgement=None, source="pubmed",
-                 licence="LicenseRef-NLM", confidentiality="public", uri="pubmed21n1298.xml.gz#32995873", sha256="9f2c...")
+                 licence="LicenseRef-NLM", confidentiality="public", uri="pubmed21n1298.xml.gz#32995873", sha256="9f2c...",
+                 file="pubmed21n1298.xml.gz", byte_offset=None, byte_length=None)
     """
 
     document_id: int
@@ -37,6 +38,11 @@ class Document:
     """Where the document came from, precise enough to find it again: file and row, page or record id."""
     sha256: str
     """Of the cleaned text in UTF-8, and of the judgement behind it, where there is one."""
+    file: str
+    """The uri of its file; `collected.parquet` of the corpus says what the file was when it was read."""
+    byte_offset: int | None
+    """Where a row of JSON lies in its file (of a packed file: in what it unpacks to); None for other formats."""
+    byte_length: int | None
 
 
 @dataclass(frozen=True, slots=True)

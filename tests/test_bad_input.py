@@ -215,7 +215,7 @@ def test_conversations_for_a_model_without_a_template(toy: ToyRun) -> None:
 def test_conversations_without_an_answer_are_set_aside(tiny_model: Path) -> None:
     """That nothing is left to learn then ends the stage: tests/corpus/test_artifacts.py."""
     messages = json.dumps([{"role": "user", "content": "Who answers?"}])
-    row = dict.fromkeys(DOCUMENT_SCHEMA.names, "x") | {"messages": messages}
+    row = dict.fromkeys(DOCUMENT_SCHEMA.names, "x") | {"messages": messages, "byte_offset": None, "byte_length": None}
     documents = pa.Table.from_pylist([{**row, "document_id": number} for number in range(3)], schema=DOCUMENT_SCHEMA)
     stage = ShardsStage.model_validate({"stage": "shards", "corpus": "c", "model": "m", "rows": "messages"})
     tokenizer = load_tokenizer(Store(str(tiny_model)))
@@ -267,8 +267,8 @@ def test_a_document_end_that_is_no_token(toy: ToyRun) -> None:
             b'{"content": "x"}\n' * 5,
             ("key.jsonl#1: unknown_fields: has columns `content`; nearest formats:", "`text_rows` lacks `text`"),
         ),
-        ("latin.txt", "text", "für alle".encode("latin-1"), ("latin.txt: not_utf8", "0xfc")),
-        ("latin.jsonl", "jsonl", '{"text": "für"}\n'.encode("latin-1"), ("latin.jsonl#1: broken_json",)),
+        ("wide.txt", "text", "für alle".encode("utf-16-le"), ("wide.txt: nul_bytes", "UTF-16 without its mark")),
+        ("latin.jsonl", "jsonl", '{"text": "für"}\n'.encode("latin-1"), ("latin.jsonl#1: not_utf8",)),
         ("table.jsonl", "jsonl", b"PAR1\x15\x04\x15\n\x00PAR1", ("table.jsonl#1", "it is a Parquet file")),
         ("packed.jsonl", "jsonl", ZIPPED, ("packed.jsonl#1", "it is gzip: name it .gz")),
         ("cut.jsonl.gz", "jsonl", ZIPPED[:-9], ("cut.jsonl.gz: damaged_file",)),

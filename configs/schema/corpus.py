@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from configs.schema.duplicates import Decontamination, NearDuplicates
+from configs.schema.licences import Licence
 from configs.schema.tree import FileCount, Fraction, Node, PositiveInt, StageName
 
 RowFormat = Literal[
@@ -15,17 +16,25 @@ RowFormat = Literal[
 """How rows of JSON, JSON lines, Parquet and CSV files may be shaped; their columns are in jobs/corpus/formats.py."""
 
 
+DocumentFormat = Literal["auto", "jsonl", "text", "html", "pdf", "docx", "pubmed", "jats"]
+
+
 class Source(Node):
     """One folder, file or bucket prefix of documents that share an origin and a licence."""
 
-    path: str = Field(description="A file, a directory, a glob, or an s3:// prefix.")
-    format: Literal["auto", "jsonl", "text", "pubmed"] | RowFormat = Field(
-        default="auto",
-        description="auto: rows (.jsonl, .json, .parquet, .csv, .tsv) of the one format that their columns tell; jsonl: JSON "
-        "lines, every row by its own columns; text: one document a file; pubmed: NLM XML (.xml or .xml.gz), one document an "
-        "abstract; or the name of a row format, where the columns fit several.",
+    path: str = Field(
+        description="A file, a directory, a glob, an s3:// prefix, or hf:ORG/NAME@COMMIT[/PATH] of a data set on the hub, "
+        "where PATH is a file, a directory or a glob (without it: all files but README, LICENSE and the like at the top)."
     )
-    licence: str = Field(description="SPDX expression, or LicenseRef-... for terms without an SPDX id.")
+    format: DocumentFormat | RowFormat = Field(
+        default="auto",
+        description="auto: every file by the end of its name, .gz and .zst of each too: rows (.jsonl, .json, .parquet, .csv, "
+        ".tsv) of the one format that the columns of a file tell, texts (.txt, .md), .html, .pdf, .docx, and XML by its root "
+        "element; jsonl: JSON lines, every row by its own columns; text, html, pdf, docx: one document a file; pubmed: NLM "
+        "XML, one document an abstract; jats: journal XML, one document an article; or the name of a row format, where the "
+        "columns fit several.",
+    )
+    licence: Licence = Field(description="SPDX expression, or LicenseRef-... for terms without an SPDX id.")
     confidentiality: Literal["public", "internal", "restricted"] = "internal"
     limit_documents: PositiveInt | None = Field(default=None, description="Keep the first N documents in file order.")
 

@@ -8,6 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from configs.schema.corpus import CorpusStage, ShardsStage
 from configs.schema.evaluation import EvaluateStage, ReportStage
+from configs.schema.licences import Licence
 from configs.schema.ppo_stage import PpoStage
 from configs.schema.training import AnyTrainStage, DpoStage, KtoStage, RewardStage, TrainStage
 from configs.schema.tree import Node, PositiveInt, StageName, recorded_only
@@ -66,7 +67,7 @@ class ModelStage(Node):
     chat_template: str | None = Field(
         default=None, description="`instruction`, a path to a Jinja file, or null to keep the model's own."
     )
-    licence: str = Field(
+    licence: Licence = Field(
         default=UNKNOWN_LICENCE, description="SPDX expression of the model's licence; goes into lineage."
     )
     rope_scaling: RopeScaling | None = Field(

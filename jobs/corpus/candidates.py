@@ -20,6 +20,7 @@ CANDIDATE_SCHEMA = pa.schema(
         *DOCUMENT_SCHEMA,
         ("format", pa.string()),
         ("ignored", pa.string()),
+        ("encoding", pa.string()),
         ("split_by", pa.string()),
         ("source_order", pa.int32()),
         ("reason", pa.string()),
@@ -48,6 +49,9 @@ def candidate(row: Raw | Rejected, partitions: int) -> dict[str, Any]:
         "uri": row.uri,
         "sha256": sha256,
         "format": row.format,
+        "byte_offset": None if row.byte_range is None else row.byte_range.offset,
+        "byte_length": None if row.byte_range is None else row.byte_range.length,
+        "encoding": row.encoding,
         "ignored": orjson.dumps(row.ignored).decode() if row.ignored else None,
         "split_by": _split_by(row, sha256),
     }

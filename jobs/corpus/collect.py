@@ -1,6 +1,7 @@
 """Sources -> the corpus: cleaned, deduplicated, split documents with source and licence.
 
     input files --read, clean--> candidates --by hash(id)--> dedup -> split -> train/, heldout/, quarantine/ --> manifest
+                --as they were found, and when--> collected.parquet (jobs/corpus/provenance.py)
 
 Bad rows travel with the good ones and end in quarantine/ with their reason: every row that was read is in one of the files.
 """
@@ -8,6 +9,7 @@ Bad rows travel with the good ones and end in quarantine/ with their reason: eve
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,6 +24,7 @@ from jobs.corpus.clean import clean_document
 from jobs.corpus.dedup import drop_duplicates
 from jobs.corpus.inputs import InputFile, find_inputs
 from jobs.corpus.partitions import Progress, Read, Report, Write, add_counts, run_partitions
+from jobs.corpus.provenance import write_collected
 from jobs.corpus.raw import Raw, Rejected, RowError
 from jobs.corpus.readers import read_file
 from jobs.corpus.schema import (
@@ -46,7 +49,8 @@ class CorpusSummary:
     Example:
         CorpusSummary(train=17700, heldout=361, conversations=5329, preferences=0, thumbs=0, characters=27_000_000,
                       documents_by_source={"pubmed": 18061}, documents_by_format={"pubmed": {"pubmed": 18061}},
-                      documents_by_licence={"LicenseRef-NLM": 18061}, quarantined={"duplicate": 3, "too_short": 290})
+                      documents_by_licence={"LicenseRef-NLM": 18061}, documents_by_encoding={"utf-8": 18061},
+                      quarantined={"duplicate": 3, "too_short": 290})
     """
 
     train: int
@@ -61,6 +65,8 @@ class CorpusSummary:
     documents_by_format: dict[str, dict[str, int]]
     """By source, then by what its rows were read as (jobs/corpus/formats.py)."""
     documents_by_licence: dict[str, int]
+    documents_by_encoding: dict[str, int]
+    """As what their files were decoded; what is not utf-8 was said by a byte order mark, or guessed."""
     quarantined: dict[str, int]
     """Rows by reason."""
 
@@ -69,7 +75,7 @@ def build_corpus(stage: CorpusStage, output: Store, progress: Progress) -> Corpu
     """Writes `train/`, `heldout/`, `quarantine/` (part-NNNNN.parquet each) and manifest.json below `output`.
 
     Ray must be connected. Relative paths of the sources start at the working directory. The bytes of all files depend on
-    the inputs and the config only.
+    the inputs and the config only, but for collected.parquet, which says where and when the inputs were found.
 
     Raises:
         DataError: a source matches nothing, a host cannot see a file, or no document is left for training.
@@ -95,6 +101,7 @@ def build_corpus(stage: CorpusStage, output: Store, progress: Progress) -> Corpu
         documents_by_source=add_counts(reports, "sources"),
         documents_by_format=_by_source(add_counts(reports, "formats")),
         documents_by_licence=add_counts(reports, "licences"),
+        documents_by_encoding=add_counts(reports, "encodings"),
         quarantined=add_counts(reports, "quarantined"),
     )
     held_out_only = stage.heldout_fraction == 1 and summary.heldout > 0
@@ -105,7 +112,10 @@ def build_corpus(stage: CorpusStage, output: Store, progress: Progress) -> Corpu
             "`format`."
         )
     files = {name: entry for report in reports for name, entry in report["files"].items()}
-    output.write_json("manifest.json", {**asdict(summary), "files": files, "inputs": [asdict(file) for file in inputs]})
+    write_collected(stage, inputs, output, datetime.now(UTC))
+    output.write_json(
+        "manifest.json", {**asdict(summary), "files": files, "inputs": [_lasting(file) for file in inputs]}
+    )
     return summary
 
 
@@ -118,6 +128,17 @@ def read_corpus_split(corpus: Store, split: Literal["train", "heldout"]) -> pa.T
     if not tables:
         return DOCUMENT_SCHEMA.empty_table()
     return pa.concat_tables(tables).sort_by([("document_id", "ascending"), ("sha256", "ascending")])
+
+
+def _lasting(file: InputFile) -> dict[str, Any]:
+    """What of an input stays the same wherever and whenever it is read."""
+    return {
+        "uri": file.uri,
+        "size": file.size,
+        "fingerprint": file.fingerprint,
+        "source": file.source,
+        "licence": file.licence,
+    }
 
 
 def read_units(stage: CorpusStage, inputs: list[InputFile]) -> list[dict[str, Any]]:
@@ -142,8 +163,8 @@ def partition_reader(stage: CorpusStage) -> Read:
             "confidentiality": source.confidentiality,
         }
         rows: list[dict[str, Any]] = []
-        for row in _unit_rows(stage, unit):
-            rows.append({**columns, **candidate(row, stage.partitions)})
+        for file, row in _unit_rows(stage, unit):
+            rows.append({**columns, "file": file, **candidate(row, stage.partitions)})
             if len(rows) == ROWS_PER_TABLE:
                 yield pa.Table.from_pylist(rows, schema=CANDIDATE_SCHEMA)
                 rows = []
@@ -153,15 +174,15 @@ def partition_reader(stage: CorpusStage) -> Read:
     return read
 
 
-def _unit_rows(stage: CorpusStage, unit: dict[str, Any]) -> Iterator[Raw | Rejected]:
-    """Cleaned documents and bad rows; ends at the source's limit, which counts documents that are kept here."""
+def _unit_rows(stage: CorpusStage, unit: dict[str, Any]) -> Iterator[tuple[str, Raw | Rejected]]:
+    """Cleaned documents and bad rows with the uri of their file; ends at the source's limit, which counts what is kept here."""
     source = stage.sources[unit["source"]]
     kept = 0
     for file in unit["files"]:
         try:
             for row in read_file(file["location"], file["uri"], source):
                 cleaned = _cleaned(row, stage)
-                yield cleaned
+                yield file["uri"], cleaned
                 kept += isinstance(cleaned, Raw)
                 if kept == source.limit_documents:
                     return
@@ -219,6 +240,7 @@ def partition_writer(stage: CorpusStage, output: Store) -> Write:
             ),
             "sources": Counter(survivors["source"].to_pylist()),
             "licences": Counter(survivors["licence"].to_pylist()),
+            "encodings": Counter(survivors["encoding"].to_pylist()),
             "quarantined": Counter(tables["quarantine"]["reason"].to_pylist()),
         }
 

@@ -28,6 +28,11 @@ class Format:
     """Read where they are given."""
 
 
+MAX_COLUMNS = 1000
+"""Of a row. Wide data sets have some hundred; comparing a name with each of a million columns takes a minute a row."""
+SHOWN_COLUMNS, SHOWN_CHARACTERS = 30, 60
+"""Of columns and their names in messages: broken rows have names of any length."""
+
 INSTRUCTION = ("input", "context", "system", "history")
 """What may stand beside an `instruction`."""
 
@@ -89,8 +94,9 @@ def recognise(row: Row) -> str:
     """The format of a row.
 
     Raises:
-        RowError: `unknown_fields` with the nearest formats, or `ambiguous` with those that fit.
+        RowError: `unknown_fields` with the nearest formats, `ambiguous` with those that fit, or `too_many_columns`.
     """
+    _require_few_columns(row)
     present = columns_of(row)
     # Every set of columns that fits and is not part of a larger one that fits.
     fitting = [(name, needed) for name, shape in FORMATS.items() for needed in shape.columns if needed <= present]
@@ -108,6 +114,7 @@ def recognise(row: Row) -> str:
 
 def convert_row(uri: str, row: Row, name: str) -> Raw:
     """A row of format `name` as a document. Raises RowError, also where a column holds what no model here reads."""
+    _require_few_columns(row)
     present = columns_of(row)
     shape = FORMATS[name]
     if not any(needed <= present for needed in shape.columns):
@@ -115,6 +122,11 @@ def convert_row(uri: str, row: Row, name: str) -> Raw:
         raise RowError("missing_columns", f"`{name}` needs {wanted}; the row has {_listed(present)}")
     convert.refuse_unreadable(row)
     return replace(shape.convert(uri, row), format=name, ignored=ignored_columns(row, name))
+
+
+def _require_few_columns(row: Row) -> None:
+    if len(row) > MAX_COLUMNS:
+        raise RowError("too_many_columns", f"{len(row):,} columns, at most {MAX_COLUMNS:,}")
 
 
 def columns_of(row: Row) -> frozenset[str]:
@@ -154,5 +166,10 @@ def _similar(column: str, present: frozenset[str]) -> str | None:
     return next(iter(difflib.get_close_matches(column, sorted(present), n=1, cutoff=0.7)), None)
 
 
+def shortened(name: str) -> str:
+    return name if len(name) <= SHOWN_CHARACTERS else f"{name[:SHOWN_CHARACTERS]}..."
+
+
 def _listed(names: frozenset[str] | set[str]) -> str:
-    return ", ".join(f"`{name}`" for name in sorted(names))
+    shown = ", ".join(f"`{shortened(name)}`" for name in sorted(names)[:SHOWN_COLUMNS])
+    return shown if len(names) <= SHOWN_COLUMNS else f"{shown} and {len(names) - SHOWN_COLUMNS} more"

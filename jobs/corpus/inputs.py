@@ -1,6 +1,6 @@
 """Which files a corpus is made of, without Ray: `plan` shows them, their fingerprints enter the artifact's key.
 
-config source (file, directory, glob, s3:// prefix) -> InputFile per file, sorted by source order and uri
+config source (file, directory, glob, s3:// prefix, hf: data set) -> InputFile per file, sorted by source order and uri
 """
 
 import glob
@@ -8,22 +8,18 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
 
 from cluster.storage import Store
 from configs.schema.corpus import CorpusStage, Source
+from jobs.corpus.hub_files import PREFIX, hub_files, names_one_file
 from jobs.corpus.schema import DataError
+from jobs.corpus.suffixes import suffixes_of
+from jobs.corpus.unpack import without_packing
 from jobs.fingerprint import file_sha256
-
-SUFFIXES = {
-    "text": (".txt", ".md", ".text"),
-    "jsonl": (".jsonl", ".jsonl.gz", ".ndjson"),
-    "pubmed": (".xml", ".xml.gz"),
-}
-ROW_SUFFIXES = (".jsonl", ".jsonl.gz", ".ndjson", ".json", ".json.gz", ".parquet", ".csv", ".csv.gz", ".tsv", ".tsv.gz")
-"""What is taken from a directory or prefix, in upper or lower case; a file or glob that is named is taken whatever its suffix."""
 
 SHOWN_SUFFIXES = 5
 """Of a directory in which nothing fits."""
@@ -34,10 +30,6 @@ TOKENS_PER_PUBMED_DOCUMENT = 370
 """Measured on pubmed21n1298 with the SmolLM2 tokenizer: title and abstract."""
 PUBMED_BYTES_PER_TOKEN = {".gz": 6.0, ".xml": 35.0}
 """File bytes for one token of title and abstract; the rest is mark-up, references and addresses. Same file."""
-
-
-def suffixes_of(source: Source) -> tuple[str, ...]:
-    return SUFFIXES.get(source.format, ROW_SUFFIXES)
 
 
 @dataclass(frozen=True)
@@ -55,9 +47,11 @@ class InputFile:
     """Where it is opened: an absolute path or s3://..."""
     size: int
     fingerprint: str
-    """`sha256:` of a local file, `etag:` of a remote one."""
+    """`sha256:` of a local file, `etag:` of one on S3, `sha256:` or `git:` of one on a hub."""
     source: str
     licence: str
+    modified_at: str | None = field(default=None, compare=False)
+    """ISO 8601, UTC; None on a hub. It tells the reader of a record more, and changes nothing: not part of any key."""
 
 
 def find_inputs(stage: CorpusStage, base: Path) -> list[InputFile]:
@@ -68,9 +62,14 @@ def find_inputs(stage: CorpusStage, base: Path) -> list[InputFile]:
     """
     found: list[InputFile] = []
     for name, source in stage.sources.items():
-        files = _remote(name, source) if source.path.startswith("s3://") else _local(name, source, base)
+        if source.path.startswith("s3://"):
+            files = _remote(name, source)
+        elif source.path.startswith(PREFIX):
+            files = _on_hub(name, source)
+        else:
+            files = _local(name, source, base)
         if not files:
-            wanted = ", ".join(suffixes_of(source))
+            wanted = f"{', '.join(suffixes_of(source.format))} (of each also .gz and .zst)"
             raise DataError(
                 f"sources.{name}.path: nothing found at {source.path} (looked in {base}){_what_is_there(source, base)}. "
                 f"It must be a file, a glob, or a directory or prefix with files ending in {wanted}."
@@ -109,7 +108,7 @@ def _local(name: str, source: Source, base: Path) -> list[InputFile]:
 
 
 def _fits(name: str, source: Source) -> bool:
-    return name.lower().endswith(suffixes_of(source))
+    return without_packing(name).endswith(suffixes_of(source.format))
 
 
 def _files_below(top: Path) -> Iterator[Path]:
@@ -127,7 +126,7 @@ def _files_below(top: Path) -> Iterator[Path]:
 
 def _what_is_there(source: Source, base: Path) -> str:
     """Of a local path at which no file was found: why what is there is none; empty where nothing is."""
-    if source.path.startswith("s3://"):
+    if source.path.startswith(("s3://", PREFIX)):
         return ""
     top = base / Path(source.path).expanduser()
     if top.is_symlink() and not top.exists():
@@ -141,8 +140,21 @@ def _what_is_there(source: Source, base: Path) -> str:
 
 def _local_file(path: Path, name: str, source: Source, base: Path) -> InputFile:
     uri = path.relative_to(base).as_posix() if path.is_relative_to(base) else path.as_posix()
-    sha256 = file_sha256(path)
-    return InputFile(uri, str(path.absolute()), path.stat().st_size, f"sha256:{sha256}", name, source.licence)
+    sha256, stat = file_sha256(path), path.stat()
+    modified_at = datetime.fromtimestamp(stat.st_mtime, UTC).isoformat()
+    return InputFile(uri, str(path.absolute()), stat.st_size, f"sha256:{sha256}", name, source.licence, modified_at)
+
+
+def _on_hub(name: str, source: Source) -> list[InputFile]:
+    try:
+        found = [
+            file for file in hub_files(source.path) if names_one_file(source.path, file) or _fits(file.name, source)
+        ]
+    except DataError as error:
+        raise DataError(f"sources.{name}.path: {error}") from error
+    return [
+        InputFile(file.location, file.location, file.size, file.fingerprint, name, source.licence) for file in found
+    ]
 
 
 def _remote(name: str, source: Source) -> list[InputFile]:
@@ -158,5 +170,7 @@ def _remote(name: str, source: Source) -> list[InputFile]:
         wanted = wildcard or uri == source.path or _fits(path, source)
         if wanted and info["type"] == "file":
             etag = str(info["ETag"]).strip('"')
-            files.append(InputFile(uri, uri, int(info["size"]), f"etag:{etag}", name, source.licence))
+            modified = info.get("LastModified")
+            modified_at = modified.astimezone(UTC).isoformat() if isinstance(modified, datetime) else None
+            files.append(InputFile(uri, uri, int(info["size"]), f"etag:{etag}", name, source.licence, modified_at))
     return files

@@ -8,15 +8,23 @@ from itertools import islice
 
 from cluster.storage import Store
 from configs.schema.corpus import CorpusStage
+from jobs.corpus.hub_files import PREFIX
 from jobs.corpus.inputs import InputFile
 from jobs.corpus.raw import Raw
 from jobs.corpus.readers import read_file
 from jobs.corpus.schema import DataError
+from jobs.corpus.unpack import is_packed
 
 PROBED_ROWS = 20
 """Of a file: one readable row among them shows that the format is right."""
 SHOWN_ROWS = 3
-MAGIC = {b"PAR1": "it is a Parquet file", b"\x1f\x8b": "it is gzip: name it .gz", b"PK\x03\x04": "it is a zip archive"}
+MAGIC = {
+    b"PAR1": "it is a Parquet file",
+    b"\x1f\x8b": "it is gzip: name it .gz",
+    b"\x28\xb5\x2f\xfd": "it is zstd: name it .zst",
+    b"PK\x03\x04": "it is a zip archive",
+    b"%PDF": "it is a PDF",
+}
 """First bytes of files that are often taken for text."""
 
 
@@ -46,8 +54,8 @@ def _unreadable(stage_name: str, name: str, expected: str, told: list[str]) -> D
 
 
 def _magic(file: InputFile) -> str:
+    if is_packed(file.uri) or file.uri.startswith(PREFIX):
+        return ""
     folder, _, name = file.location.rpartition("/")
     first = Store(folder).read_range(0, 4, name)
-    if name.lower().endswith(".gz"):
-        return ""
     return "".join(f" ({meaning})" for magic, meaning in MAGIC.items() if first.startswith(magic))

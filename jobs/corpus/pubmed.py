@@ -7,10 +7,11 @@ PubmedArticle -> title + sections -> text
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import BinaryIO
 
 from jobs.corpus.raw import Message, Raw, Rejected
+from jobs.corpus.xml_stream import XmlStream
 
+ROOT = "PubmedArticleSet"
 CONCLUSION_INSTRUCTION = "Write the conclusion of this study from its title and the other sections of its abstract."
 NO_LABEL = ("", "UNLABELLED")
 """NLM writes UNLABELLED for a paragraph without a heading inside a structured abstract."""
@@ -29,18 +30,14 @@ class Section:
         return f"{self.label}: {self.text}" if self.label else self.text
 
 
-def read_pubmed(file: BinaryIO, uri: str) -> Iterator[Raw | Rejected]:
+def read_pubmed(stream: XmlStream, uri: str) -> Iterator[Raw | Rejected]:
     """Every article of a file, by PMID. Other languages, retracted articles and repeated PMIDs are rejected.
 
-    Raises xml.etree.ElementTree.ParseError at malformed XML.
+    Raises RowError as XmlStream does.
     """
     seen: set[str] = set()
-    events = ET.iterparse(file, events=("start", "end"))
-    _, root = next(events)
-    for event, article in events:
-        if event == "end" and article.tag == "PubmedArticle":
-            yield _document(article, uri, seen)
-            root.clear()  # else every article stays in memory
+    for article in stream.elements("PubmedArticle"):
+        yield _document(article, uri, seen)
 
 
 def _document(article: ET.Element, uri: str, seen: set[str]) -> Raw | Rejected:

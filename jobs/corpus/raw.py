@@ -1,7 +1,7 @@
 """What the readers give: a document as found, or the place and reason of a row that is none."""
 
 from dataclasses import dataclass
-from typing import Literal, NotRequired, TypedDict
+from typing import Literal, NamedTuple, NotRequired, TypedDict
 
 
 class Message(TypedDict):
@@ -11,6 +11,13 @@ class Message(TypedDict):
     content: str
     weight: NotRequired[int]
     """0: an answer that is read and not learnt (OpenAI's `weight`)."""
+
+
+class ByteRange(NamedTuple):
+    """Where a row lies in its file; of a packed file (.gz, .zst) in what it unpacks to. Example: ByteRange(120, 58)"""
+
+    offset: int
+    length: int
 
 
 JudgedAs = Literal["preferences", "thumbs"]
@@ -54,6 +61,39 @@ class Raw:
     """As what the row was read (jobs/corpus/formats.py)."""
     ignored: tuple[str, ...] = ()
     """Columns that hold something and that the format does not read."""
+    byte_range: ByteRange | None = None
+    """Of a row of JSON; other formats have rows without a place in bytes, or are one document."""
+    encoding: str = "utf-8"
+    """As what the file was decoded; anything else was said by a byte order mark, or guessed."""
+
+
+READING_REASONS = {
+    "damaged_file": "packed bytes, Parquet pages or XML that are cut off or altered; what stood before is kept",
+    "empty_file": "a file without a row",
+    "zip_bomb": "unpacks to more than text does (jobs/corpus/unpack.py)",
+    "too_large": "a document of more bytes, pages or characters than are read at once",
+    "row_too_long": "a row or article of more bytes than are read at once",
+    "too_deep": "elements of XML, or lists and objects of JSON, too deep inside each other",
+    "not_utf8": "bytes that are no UTF-8, with their place; of a text: and no other encoding either",
+    "nul_bytes": "a text with NUL: a binary file or UTF-16 without its mark",
+    "broken_json": "a row, or an array from here on, that is no JSON",
+    "not_an_object": "JSON that is no object",
+    "broken_csv": "a quote that is never closed, or bytes after one; the rest of the file is not read",
+    "wrong_columns": "a row of CSV with another number of cells than the header",
+    "too_many_columns": "more columns than data sets have (jobs/corpus/formats.py)",
+    "unknown_fields": "columns of no known format",
+    "missing_columns": "columns of another format than the one that is set",
+    "unknown_xml": "XML that is neither PubMed's nor JATS",
+    "xml_entities": "a DOCTYPE that declares entities",
+    "no_text": "a page, scanned PDF, article or letter without text",
+    "encrypted": "opens with a password only",
+    "broken_pdf": "pdfium cannot open it or one of its pages",
+    "broken_docx": "no zip archive, or one without word/document.xml",
+    "too_slow": "no text within the time a child process has (jobs/corpus/guarded.py)",
+    "crashed": "the child process ended by a signal, or ran out of memory",
+}
+"""Why a file or a row of it cannot be read. What a readable row lacks has reasons of its own (convert.py, messages.py,
+judgements.py, pubmed.py)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +106,7 @@ class Rejected:
 
     uri: str
     reason: str
-    """A word that counts are grouped by."""
+    """A word that counts are grouped by; those of a file and its rows are in READING_REASONS."""
     detail: str
     """What exactly, for the person who mends the row; never the row's text."""
 

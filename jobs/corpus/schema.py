@@ -26,6 +26,9 @@ DOCUMENT_SCHEMA = pa.schema(
         ("confidentiality", pa.string()),
         ("uri", pa.string()),
         ("sha256", pa.string()),
+        ("file", pa.string()),
+        ("byte_offset", pa.int64()),
+        ("byte_length", pa.int64()),
     ]
 )
 """The fields of records.Document. Text is large_string: a partition may hold more than 2 GiB of it."""

@@ -242,8 +242,8 @@ def test_an_unknown_row_in_a_known_file_and_a_file_without_rows(tmp_path: Path) 
     (damaged,) = read(tmp_path / "a.parquet")
     assert isinstance(damaged, Rejected) and damaged.reason == "damaged_file"
     (tmp_path / "a.json").write_text('[{"text": "x"},')
-    (broken,) = read(tmp_path / "a.json")
-    assert isinstance(broken, Rejected) and broken.reason == "broken_json"
+    kept, broken = read(tmp_path / "a.json")
+    assert isinstance(kept, Raw) and isinstance(broken, Rejected) and broken.reason == "broken_json"
     (tmp_path / "empty.json").write_text("\n")
     assert [row.reason for row in read(tmp_path / "empty.json") if isinstance(row, Rejected)] == ["empty_file"]
 

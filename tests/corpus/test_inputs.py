@@ -33,7 +33,9 @@ def test_inputs_are_found_sorted_and_fingerprinted(tmp_path: Path):
 
 def test_a_source_that_matches_nothing_is_named(tmp_path: Path):
     stage = stage_of(papers=Source(path="papers", format="pubmed", licence="MIT"))
-    with pytest.raises(DataError, match=r"sources\.papers\.path: nothing found at papers .*\.xml\.gz"):
+    with pytest.raises(
+        DataError, match=r"sources\.papers\.path: nothing found at papers .*\.xml \(of each also \.gz and \.zst\)"
+    ):
         find_inputs(stage, tmp_path)
 
 
@@ -65,3 +67,38 @@ def test_what_is_there_instead_of_a_file_is_said(tmp_path: Path):
     for path, words in said.items():
         with pytest.raises(DataError, match=rf"sources\.docs\.path: nothing found at {path} .*{words}"):
             find_inputs(stage_of(docs=Source(path=path, format="jsonl", licence="MIT")), tmp_path)
+
+
+def test_auto_takes_every_known_format_packed_or_not(tmp_path: Path):
+    names = [
+        "a.JSONL.zst",
+        "b.md",
+        "c.html",
+        "d.pdf",
+        "e.docx",
+        "f.nxml.gz",
+        "g.parquet",
+        "h.txt",
+        "i.bin",
+        "j.gz",
+        "k.jpg",
+    ]
+    for name in names:
+        (tmp_path / name).write_text("x")
+    (tmp_path / "l.txt").mkdir()
+    (tmp_path / "l.txt/m.txt").write_text("in a directory named like a file")
+    found = find_inputs(stage_of(docs=Source(path=".", licence="MIT")), tmp_path)
+    assert [file.uri for file in found] == [*names[:8], "l.txt/m.txt"]
+    pages = find_inputs(stage_of(docs=Source(path=".", format="html", licence="MIT")), tmp_path)
+    assert [file.uri for file in pages] == ["c.html"]
+
+
+def test_when_a_file_was_changed_is_known_and_makes_no_other_input(tmp_path: Path):
+    path = tmp_path / "a.txt"
+    path.write_text("x")
+    stage = stage_of(docs=Source(path="a.txt", licence="MIT"))
+    (first,) = find_inputs(stage, tmp_path)
+    os.utime(path, (0, 0))
+    (second,) = find_inputs(stage, tmp_path)
+    assert second.modified_at == "1970-01-01T00:00:00+00:00" != first.modified_at
+    assert first == second

@@ -1,4 +1,4 @@
-"""As much of a model hub as huggingface_hub asks for: model info, HEAD and GET of files at a commit, private repositories."""
+"""As much of a hub as huggingface_hub asks for: info of models and data sets, HEAD and GET of files at a commit, private ones."""
 
 import hashlib
 import json
@@ -13,13 +13,13 @@ from urllib.parse import unquote, urlsplit
 
 LARGE_BYTES = 4096
 """Files above it are announced as large files with their sha256, as the hub does with weights."""
-INFO = re.compile(r"/api/models/(?P<repository>[^/]+/[^/]+)(?:/revision/(?P<revision>.+))?")
-FILE = re.compile(r"/(?P<repository>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<name>.+)")
+INFO = re.compile(r"/api/(?:models|datasets)/(?P<repository>[^/]+/[^/]+)(?:/revision/(?P<revision>.+))?")
+FILE = re.compile(r"/(?:datasets/)?(?P<repository>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<name>.+)")
 
 
 @dataclass
 class Repository:
-    """One model at one commit."""
+    """One model or data set at one commit."""
 
     directory: Path
     commit: str
@@ -111,15 +111,16 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
 
 def _info(name: str, repository: Repository) -> dict[str, object]:
     siblings = []
-    for path in sorted(repository.directory.iterdir()):
-        data = path.read_bytes()
+    for path in sorted(path for path in repository.directory.rglob("*") if path.is_file()):
+        data, file = path.read_bytes(), path.relative_to(repository.directory).as_posix()
+        blob = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
         sibling: dict[str, object] = {
-            "rfilename": path.name,
+            "rfilename": file,
             "size": len(data),
-            "blobId": hashlib.sha1(data).hexdigest(),
+            "blobId": repository.announced_sha256.get(file, blob),
         }
         if len(data) > LARGE_BYTES:
-            sha256 = repository.announced_sha256.get(path.name, hashlib.sha256(data).hexdigest())
+            sha256 = repository.announced_sha256.get(file, hashlib.sha256(data).hexdigest())
             sibling["lfs"] = {"sha256": sha256, "size": len(data), "pointerSize": 134}
         siblings.append(sibling)
     return {
