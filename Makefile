@@ -44,7 +44,7 @@ system:
 	  apt-get update -qq && apt-get install -y -qq --no-install-recommends $(SYSTEM_PACKAGES); fi
 
 assets: install  ## Fetch the demo's model and corpora (verified, cached under the artifact root)
-	$(BIN)/python -m jobs.quickstart_assets --into $(STORE)/assets
+	$(BIN)/python -m jobs.quickstart_assets --into artifacts/assets
 
 demo: install assets  ## The main job on real input: corpus, CPT, SFT, evaluation, report
 	$(BIN)/acclimate run configs/quickstart.yaml --yes store=$(STORE)

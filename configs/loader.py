@@ -247,6 +247,8 @@ def _written_path(loc: tuple[int | str, ...], values: Any, kind: str) -> Path_:
     path: list[str] = []
     here = values
     for position, part in enumerate(loc):
+        if position == 2 and loc[0] == "stages":
+            continue  # the kind of the stage, which may also be the name of one of its keys (`shards`)
         last = position == len(loc) - 1
         if isinstance(here, dict) and (str(part) in here or (last and kind == "missing")):
             path.append(str(part))

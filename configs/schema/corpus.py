@@ -1,8 +1,8 @@
 """Stages that turn documents into training rows: `corpus` and `shards`."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from configs.schema.duplicates import Decontamination, NearDuplicates
 from configs.schema.licences import Licence
@@ -72,6 +72,14 @@ class CorpusStage(Node):
     )
 
 
+READ_BY = {
+    "train_on": ("messages",),
+    "too_long": ("messages", "preferences", "thumbs", "prompts"),
+    "document_end": ("text",),
+}
+"""Settings that not all `rows` have a use for. Texts are cut into rows, never cut off."""
+
+
 class ShardsStage(Node):
     """Documents -> rendered, tokenised, packed rows for one tokenizer and one template."""
 
@@ -102,3 +110,10 @@ class ShardsStage(Node):
     shards: FileCount = Field(
         default=8, description="Number of output shards; a document's shard is hash(id) mod this."
     )
+
+    @model_validator(mode="after")
+    def _nothing_without_effect(self) -> Self:
+        for name, rows in READ_BY.items():
+            if self.rows not in rows and getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"{name} has no effect on `rows: {self.rows}`; it is for {' and '.join(rows)}")
+        return self

@@ -65,7 +65,9 @@ class ModelStage(Node):
     stage: Literal["model"]
     source: str = Field(description="A local directory, s3://..., artifact:KEY, or hf:ORG/NAME@COMMIT.")
     chat_template: str | None = Field(
-        default=None, description="`instruction`, a path to a Jinja file, or null to keep the model's own."
+        default=None,
+        description="`instruction`, `trl:NAME` (a template of the installed TRL, for example trl:qwen3_training), a path to a "
+        "Jinja file, or null to keep the model's own.",
     )
     licence: Licence = Field(
         default=UNKNOWN_LICENCE, description="SPDX expression of the model's licence; goes into lineage."

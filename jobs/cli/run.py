@@ -81,12 +81,13 @@ def _execute(loaded: "Loaded", store: "Store", console: Console, yes: bool, only
     check_store(store)
     require_tracker(loaded.run.tracking)
     planned = plan_run(loaded.run, store)
+    # Also of what `only` leaves alone: checkpoints that the whole run would go on from must not look unwanted to `gc`.
+    keys = {stage.name: f"{stage.stage.stage}-{stage.key}" for stage in planned}
     if only is not None:
         planned = [stage for stage in planned if stage.name == only]
     waiting = [stage for stage in planned if stage.state is not State.DONE]
     check(loaded.run, waiting, store)
     _ask(loaded, planned, store, console, yes)
-    keys = {stage.name: f"{stage.stage.stage}-{stage.key}" for stage in planned}
     resolved = loaded.run.model_dump(mode="json")
     log = RunLog(store, loaded.run.name, resolved, keys, os.environ.get("ACCLIMATE_JOB_ID"))
     where = store_argument(loaded.run.store)

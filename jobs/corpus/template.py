@@ -7,6 +7,7 @@ What is trained on must be what is served: the tokens of the whole conversation 
 every answer must start exactly where the tokens of its generation prompt end.
 """
 
+import importlib.util
 import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ from jobs.corpus.raw import Message, RowError
 
 PRESETS = {"instruction": Path(__file__).with_name("instruction.jinja")}
 """Names that may stand for a Jinja file in `model.chat_template`."""
+FROM_TRL, TRAINING = "trl:", "_training"
+"""`trl:qwen3_training` is chat_templates/qwen3_training.jinja of the installed TRL, its variant of Qwen3's own for training."""
 
 PROBE: list[Message] = [
     {"role": "user", "content": "What is measured?"},
@@ -55,13 +58,20 @@ class Rendered:
 
 
 def load_template(name: str, base: Path) -> str:
-    """The text of a preset or of a Jinja file; a relative path starts at `base`. Raises TemplateError."""
+    """The text of a preset, of TRL's template `trl:NAME` or of a Jinja file; a relative path starts at `base`. TemplateError."""
+    if name.startswith(FROM_TRL):
+        known = _trl_templates()
+        if name.removeprefix(FROM_TRL) not in known:
+            raise TemplateError(f"chat_template: TRL has no {name!r}; it has {', '.join(sorted(known))}")
+        return known[name.removeprefix(FROM_TRL)].read_text(encoding="utf-8")
     path = PRESETS.get(name, base / name)
     try:
         return path.read_text(encoding="utf-8")
     except (FileNotFoundError, IsADirectoryError) as error:
         presets = ", ".join(PRESETS)
-        raise TemplateError(f"chat_template: {name!r} is neither a preset ({presets}) nor a file at {path}") from error
+        raise TemplateError(
+            f"chat_template: {name!r} is neither a preset ({presets}, trl:NAME) nor a file at {path}"
+        ) from error
 
 
 def end_token_ids(model: Store, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
@@ -100,13 +110,30 @@ def check_template(tokenizer: PreTrainedTokenizerBase, ends: Collection[int]) ->
     try:
         rendered = render(tokenizer, PROBE, ends, "assistant")
     except RowError as error:
-        raise TemplateError(f"the chat template does not fit for training: {error.detail}") from error
+        advice = _training_variant(str(tokenizer.chat_template))
+        raise TemplateError(f"the chat template does not fit for training: {error.detail}{advice}") from error
     served = _served_tokens(tokenizer, PROBE)
     if not np.array_equal(rendered.input_ids, served):
         raise TemplateError(
             f"the chat template gives {len(rendered.input_ids)} tokens in training and {len(served)} (or others) when served: "
             "write the special tokens in the template, and let the tokenizer add none"
         )
+
+
+def _trl_templates() -> dict[str, Path]:
+    """TRL's chat templates by name; found without importing it."""
+    spec = importlib.util.find_spec("trl")
+    assert spec is not None and spec.origin is not None
+    return {path.stem: path for path in Path(spec.origin).with_name("chat_templates").glob("*.jinja")}
+
+
+def _training_variant(template: str) -> str:
+    """What to write instead of a well-known template that forgets parts of earlier turns (Qwen3's drops their thoughts)."""
+    known = _trl_templates()
+    for name, path in sorted(known.items()):
+        if f"{name}{TRAINING}" in known and path.read_text(encoding="utf-8").strip() == template.strip():
+            return f". Set `chat_template: {FROM_TRL}{name}{TRAINING}` on the model's stage: TRL's variant of it for training"
+    return ""
 
 
 def render(

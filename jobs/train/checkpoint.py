@@ -1,9 +1,10 @@
 """Exact, asynchronous checkpoints of a sharded Learner, on disk and on S3.
 
     attempts/000002/checkpoints/step-000040/
-        rank-00000-of-00002.safetensors    the rows of every tensor that this rank holds (fp32 masters, AdamW's moments)
+        rank-00000-of-00002.safetensors    the rows of every tensor that this rank holds (fp32 masters, AdamW's moments);
+                                           of replicas, which hold the same, the first one's
         history.json                       metrics of all steps so far
-        checkpoint.json                    files, sizes, sha256; written last: no record, no checkpoint
+        checkpoint.json                    whose it is; files, sizes, sha256; written last: no record, no checkpoint
 
     save: copy of the shards -> (thread) file -> store -> all ranks agree -> record -> older checkpoints pruned
     load: newest record of any attempt -> each rank reads the rows it needs, whatever number of ranks wrote them
@@ -42,8 +43,12 @@ STATE_TYPES = {**DTYPES, "U8": torch.uint8}
 """A training state has codes of 8-bit moments beside numbers."""
 
 
+RECORDED = {"step", "attempt", "artifact", "ranks", "history"}
+HISTORY = "history.json"
+
+
 class CheckpointDamaged(RunFailed):
-    """A file of a committed checkpoint is missing or is not what its record says."""
+    """A file of a committed checkpoint is missing or is not what its record says, or the record is another artifact's."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +60,9 @@ class Checkpoint:
     record: dict[str, Any]
 
     def history(self) -> list[dict[str, float]]:
-        return self.directory.read_json("history.json")
+        """Metrics of all steps up to this one. Raises CheckpointDamaged."""
+        _check_file(self, HISTORY, self.record["history"])
+        return self.directory.read_json(HISTORY)
 
 
 def find_checkpoints(artifact: Store, *role: str) -> list[Checkpoint]:
@@ -63,13 +70,16 @@ def find_checkpoints(artifact: Store, *role: str) -> list[Checkpoint]:
 
     Args:
         role: of the models of a stage that trains several.
+
+    Raises:
+        CheckpointDamaged: a record is cut off, or belongs to another artifact.
     """
     found = []
     for attempt in artifact.names("attempts"):
         for name in artifact.names("attempts", attempt, "checkpoints", *role):
             directory = artifact.below("attempts", attempt, "checkpoints", *role, name)
             try:
-                record = directory.read_json(RECORD)
+                record = _read_record(directory, artifact)
             except FileNotFoundError:
                 continue  # never committed, or being pruned by the attempt that wrote it
             found.append(((record["step"], attempt), Checkpoint(directory, record["step"], record)))
@@ -81,9 +91,12 @@ def restore(learner: Learner, checkpoint: Checkpoint) -> None:
     for name, entry in checkpoint.record["ranks"].items():
         _check_file(checkpoint, name, entry)
     pieces: dict[str, list[tuple[int, StoredTensor]]] = {}
-    for key, stored in list_tensors(checkpoint.directory, STATE_TYPES).items():
+    # Only what the record names: a save that a killed life of more ranks never committed may lie beside it.
+    for key, stored in list_tensors(checkpoint.directory, STATE_TYPES, checkpoint.record["ranks"]).items():
         name, _, first_row = key.rpartition("@")
         pieces.setdefault(name, []).append((int(first_row), stored))
+    for name, span in learner.state_rows().items():
+        _check_shape(checkpoint, name, pieces.get(name, []), span.full_shape)
     learner.load_state(lambda name, first, count: _read(checkpoint.directory, pieces[name], first, count))
 
 
@@ -120,7 +133,7 @@ class CheckpointWriter:
         state = {
             f"{name}@{rows[name].first_row}": tensor.detach().to("cpu", copy=True)
             for name, tensor in learner.state().items()
-            if tensor.numel()
+            if tensor.numel() and learner.first_replica
         }
         self._running = self._thread.submit(self._write, state, step, list(history), best)
 
@@ -142,25 +155,27 @@ class CheckpointWriter:
         if rank == 0 and directory.exists(RECORD):  # committed late by a life that has ended
             directory.remove(RECORD)
         dist.barrier(self._group)  # pyright: ignore[reportArgumentType]
-        with tempfile.TemporaryDirectory(prefix=f"{SCRATCH}{os.getpid()}-") as scratch:
-            local = Path(scratch) / name
-            save_file(state, local)
-            kill_points.reach("inside_upload")
-            directory.put(local, name)
-            mine = {"name": name, "size": local.stat().st_size, "sha256": _sha256(local)}
-        everyone: list[dict[str, Any]] = [{}] * world_size
+        mine = _put(state, directory, name, rank == 0) if state else None
+        everyone: list[dict[str, Any] | None] = [None] * world_size
         dist.all_gather_object(everyone, mine, group=self._group)
         if rank == 0:
-            self._commit(directory, everyone, step, history)
+            self._commit(directory, [entry for entry in everyone if entry], step, history)
             self._prune(best)
 
     def _commit(
         self, directory: Store, ranks: list[dict[str, Any]], step: int, history: list[dict[str, float]]
     ) -> None:
         check_attempt(self._artifact, self._attempt)
-        directory.write_json("history.json", history)
-        files = {entry["name"]: {"size": entry["size"], "sha256": entry["sha256"]} for entry in ranks}
-        directory.write_json(RECORD, {"step": step, "attempt": self._attempt, "ranks": files})
+        directory.write_json(HISTORY, history)
+        written = directory.read(HISTORY)
+        directory.write_json(
+            RECORD,
+            {
+                "step": step, "attempt": self._attempt, "artifact": _name(self._artifact),
+                "ranks": {entry["name"]: {"size": entry["size"], "sha256": entry["sha256"]} for entry in ranks},
+                "history": {"size": len(written), "sha256": hashlib.sha256(written).hexdigest()},
+            },
+        )  # fmt: skip
 
     def _prune(self, best: int | None) -> None:
         """Removes all but the newest checkpoints and the best."""
@@ -177,6 +192,51 @@ def _remove_dead_scratch() -> None:
         pid = left.name.removeprefix(SCRATCH).partition("-")[0]
         if not (pid.isdigit() and psutil.pid_exists(int(pid))):
             shutil.rmtree(left, ignore_errors=True)
+
+
+def _put(state: dict[str, Tensor], directory: Store, name: str, first: bool) -> dict[str, Any]:
+    """Uploads one rank's file; its entry in the record."""
+    with tempfile.TemporaryDirectory(prefix=f"{SCRATCH}{os.getpid()}-") as scratch:
+        local = Path(scratch) / name
+        save_file(state, local)
+        # A rank that dies here has put its file if it is the first, and has not if it is another: some are there, not all.
+        if not first:
+            kill_points.reach("inside_upload")
+        directory.put(local, name)
+        if first:
+            kill_points.reach("inside_upload")
+        return {"name": name, "size": local.stat().st_size, "sha256": _sha256(local)}
+
+
+def _name(artifact: Store) -> str:
+    """Kind and key of an artifact: what its checkpoints belong to, in whatever store they lie."""
+    return artifact.root.rstrip("/").rpartition("/")[2]
+
+
+def _read_record(directory: Store, artifact: Store) -> dict[str, Any]:
+    advice = f"remove {directory.root} to resume from the one before"
+    try:
+        record = directory.read_json(RECORD)
+    except ValueError as error:
+        raise CheckpointDamaged(f"{directory.path(RECORD)} is damaged ({error}); {advice}") from error
+    missing = RECORDED - record.keys() if isinstance(record, dict) else RECORDED
+    if missing:
+        raise CheckpointDamaged(f"{directory.path(RECORD)} does not say {', '.join(sorted(missing))}; {advice}")
+    if record["artifact"] != _name(artifact):
+        raise CheckpointDamaged(f"{directory.root} is a checkpoint of {record['artifact']}, not of this run; {advice}")
+    return record
+
+
+def _check_shape(
+    checkpoint: Checkpoint, name: str, pieces: list[tuple[int, StoredTensor]], full_shape: tuple[int, ...]
+) -> None:
+    rows = sum(stored.shape[0] for _, stored in pieces)
+    widths = {stored.shape[1:] for _, stored in pieces} or {full_shape[1:]}
+    if rows != full_shape[0] or widths != {full_shape[1:]}:
+        found = " and ".join(f"{rows} rows of {list(width)}" for width in sorted(widths))
+        raise CheckpointDamaged(
+            f"{checkpoint.directory.root} is of another model: it has {found} of {name}, this one {list(full_shape)}"
+        )
 
 
 def _check_file(checkpoint: Checkpoint, name: str, entry: dict[str, Any]) -> None:

@@ -54,7 +54,10 @@ class EightBit:
         relative = blocks / scales[:, :, None].clamp_min(torch.finfo(torch.float32).tiny)
         _, nearest = _tables(self.signed, codes.device)
         place = relative.half().view(torch.uint16).flatten().int()
-        codes.copy_(nearest.index_select(0, place).view(codes.shape))
+        found = nearest.index_select(0, place).view(codes.shape)
+        # Of a number > 0 never 0: Adam divides by the root of it, and a first moment that outlives a second one that was
+        # rounded away makes steps of a hundred times the learning rate.
+        codes.copy_(found if self.signed else torch.maximum(found, blocks > 0))
 
 
 def dynamic_levels(signed: bool) -> Tensor:

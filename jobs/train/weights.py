@@ -9,7 +9,7 @@ No memory map: mapped pages count as the process's memory, and S3 has none. The 
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -53,14 +53,17 @@ class StoredTensor:
     """Of its first byte in the file."""
 
 
-def list_tensors(store: Store, types: Mapping[str, torch.dtype] = DTYPES) -> dict[str, StoredTensor]:
+def list_tensors(
+    store: Store, types: Mapping[str, torch.dtype] = DTYPES, only: Collection[str] | None = None
+) -> dict[str, StoredTensor]:
     """Every tensor of a directory's weights, from the headers of their files.
 
-    The index names the files; without one they are `model*.safetensors`, and where there are none of these (checkpoints) all
+    The index names the files; without one they are `model*.safetensors`, and where there are none of these all
     *.safetensors. Mistral's directories hold the same weights a second time, as consolidated*.safetensors.
 
     Args:
         types: which may be there, by safetensors' names.
+        only: the files to read, where the caller knows them.
 
     Raises:
         WeightsError: no safetensors, a pickle instead, or a file that is cut off or not safetensors.
@@ -76,7 +79,7 @@ def list_tensors(store: Store, types: Mapping[str, torch.dtype] = DTYPES) -> dic
             )
         raise WeightsError(f"{store.root} holds no *.safetensors file")
     tensors: dict[str, StoredTensor] = {}
-    for file in _of_the_model(store, files, set(sizes)):
+    for file in _of_the_model(store, files, set(sizes)) if only is None else sorted(only):
         for name, tensor in _read_header(store, file, sizes[file], types).items():
             if name in tensors:
                 raise WeightsError(

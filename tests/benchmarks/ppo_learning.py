@@ -3,7 +3,7 @@
     python tests/benchmarks/ppo_learning.py [--seeds 1 2 3] [--only gain over direct]
 
     instructions --> questions that ask for one sentence, so that most answers end
-    base model --4 answers a prompt--> pairs by formula --acclimate run proxy.yaml--> reward model (proxy)
+    base model --6 answers a prompt--> pairs by formula --acclimate run proxy.yaml--> reward model (proxy)
     base model --16 answers a held-out prompt, judged by both--> best-of-n: score at KL log n - (n - 1)/n
     ppo_runs/{gain,over,direct}.yaml --acclimate run--> history: held-out score, gold score and KL every few steps
 
@@ -40,12 +40,12 @@ from jobs.ppo.prompts import read_prompts, requests_for  # noqa: E402
 from jobs.records import PromptRow, Rollout, Sampling  # noqa: E402
 
 RUNS = "tests/benchmarks/ppo_runs"
-NEW_TOKENS, HELDOUT_PROMPTS = 64, 64
+NEW_TOKENS, HELDOUT_PROMPTS = 64, 100
 """As in gain.yaml."""
 LONGEST_QUESTION = 160
 """Characters."""
 BEST_OF = 16
-PAIRS_A_PROMPT = 2
+PAIRS_A_PROMPT = 3
 LEAST_DIFFERENCE = 0.05
 """Pairs that the formula hardly tells apart teach nothing."""
 OUTPUT = ROOT / "artifacts" / "ppo_learning"

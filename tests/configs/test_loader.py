@@ -207,3 +207,17 @@ def test_an_override_without_a_value_is_named(tmp_path: Path, override: str) -> 
 def test_an_alias_that_ends_is_read(tmp_path: Path) -> None:
     text = BASE.replace("seed: 3", "seed: &n 3").replace("steps: 4", "steps: *n")
     assert load_run(write(tmp_path, text), ()).run.stages["cpt"].steps == 3  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_a_key_that_is_called_as_its_kind_of_stage_is(tmp_path: Path) -> None:
+    """`shards` is a kind of stage and one of its keys; a mistake beside it is found at its own line."""
+    config = tmp_path / "run.yaml"
+    text = "name: toy\nstages:\n  rows:\n    stage: shards\n    corpus: papers\n    model: base\n    rows: text\n    shards: 2\n"
+    for wrong, said in (
+        ("    contxt: 128\n", "run.yaml:9: unknown key `stages.rows.contxt`; did you mean `context`?"),
+        ("    context: many\n", "run.yaml:9: `stages.rows.context`: Input should be a valid integer"),
+    ):
+        config.write_text(text + wrong)
+        with pytest.raises(ConfigError) as refused:
+            load_run(str(config))
+        assert said in str(refused.value)

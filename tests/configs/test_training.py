@@ -5,6 +5,7 @@ import math
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
+from configs.schema.corpus import ShardsStage
 from configs.schema.ppo_stage import PpoStage
 from configs.schema.training import AnyTrainStage
 
@@ -27,6 +28,23 @@ GENERAL = {"general": "other", "max_general_increase": 0.03}
 def test_what_has_no_effect_or_a_wrong_one_is_refused(values: dict, message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         TypeAdapter(AnyTrainStage).validate_python(STAGES | values)
+
+
+@pytest.mark.parametrize(
+    ("rows", "setting", "message"),
+    [
+        ("text", {"train_on": "last"}, "train_on has no effect on `rows: text`; it is for messages"),
+        ("text", {"too_long": "quarantine"}, "too_long has no effect on `rows: text`"),
+        ("messages", {"document_end": "<eos>"}, "document_end has no effect on `rows: messages`; it is for text"),
+        ("preferences", {"train_on": "all"}, "train_on has no effect on `rows: preferences`"),
+    ],
+)
+def test_settings_of_shards_without_effect_are_refused(rows: str, setting: dict, message: str) -> None:
+    values = {"stage": "shards", "corpus": "papers", "model": "base", "rows": rows}
+    with pytest.raises(ValidationError, match=message):
+        ShardsStage.model_validate(values | setting)
+    ShardsStage.model_validate(values)
+    ShardsStage.model_validate(ShardsStage.model_validate(values).model_dump())
 
 
 def test_the_same_settings_are_taken_where_they_mean_something() -> None:

@@ -187,6 +187,16 @@ def test_templates_are_checked_before_training(model: Path, tokenizer: PreTraine
         load_template("alpaca", Path())
 
 
+def test_a_template_that_forgets_earlier_turns_has_a_variant_that_can_be_trained(model: Path) -> None:
+    """Qwen3's own drops the thoughts of earlier answers, so what was learnt is not what is served."""
+    own = tokenizer_of(model, load_template("trl:qwen3", Path()))
+    with pytest.raises(TemplateError, match="Set `chat_template: trl:qwen3_training`"):
+        check_template(own, {2})
+    check_template(tokenizer_of(model, load_template("trl:qwen3_training", Path())), {2})
+    with pytest.raises(TemplateError, match="TRL has no 'trl:qwen33'; it has .*qwen3_training"):
+        load_template("trl:qwen33", Path())
+
+
 def test_the_end_that_the_template_writes_is_found(model: Path) -> None:
     tokenizer = tokenizer_of(model)
     ends = end_token_ids(Store(str(model.absolute())), tokenizer)

@@ -10,12 +10,14 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from jobs.train.fsdp import set_threads
+from tests.world.ranks import PRELOADED
 
 
 def run_ranks(world_size: int, function: Callable[..., Any], *args: Any) -> list[Any]:
     """`function(*args)` on every rank; the results in rank order. What a rank raises is raised here."""
     with tempfile.TemporaryDirectory() as directory:
-        mp.start_processes(_rank, (world_size, directory, function, args), nprocs=world_size, start_method="spawn")
+        mp.get_context("forkserver").set_forkserver_preload(PRELOADED)
+        mp.start_processes(_rank, (world_size, directory, function, args), nprocs=world_size, start_method="forkserver")
         return [torch.load(Path(directory, f"{rank}.pt"), weights_only=False) for rank in range(world_size)]
 
 

@@ -59,5 +59,5 @@ def test_two_ranks_send_the_bits_of_one(sent: dict, tmp_path: Path) -> None:
     first, second = run_ranks(2, send_untrained, str(tmp_path), VARIANTS)
     for variant, (manifest, buckets) in one.items():
         assert first[variant][0] == manifest == second[variant][0], "every rank announces the same"
-        assert [bucket.digest for bucket in first[variant][1]] == [bucket.digest for bucket in buckets]
+        assert [bucket.digest for bucket in first[variant][1]] == [bucket.digest for bucket in buckets], variant
         assert second[variant][1] == [], "only the first rank sends"

@@ -68,6 +68,24 @@ def test_two_bytes_a_number_and_small_tensors_in_full() -> None:
     assert set(few.eight_bit) == {"matrix"}
 
 
+def test_no_update_is_much_larger_than_with_fp32_moments() -> None:
+    """Rows of an embedding get gradients now and then, of sizes that differ by powers of ten: a second moment that is
+    rounded to nothing while the first is not would be divided by."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = {"embedding": (256, 512)}
+    largest = {}
+    for state in ("fp32", "8bit"):
+        rows = {"embedding": torch.zeros(256, 512)}
+        optimizer, largest[state] = AdamW(rows, shapes, Optimizer(state=state, weight_decay=0)), 0.0
+        for _ in range(40):
+            sizes = 10 ** (-3 * torch.rand(256, 512, generator=generator))
+            seen = torch.rand(256, 1, generator=generator) < 0.3
+            before = rows["embedding"].clone()
+            optimizer.step(rows, {"embedding": torch.randn(256, 512, generator=generator) * sizes * seen}, 1.0)
+            largest[state] = max(largest[state], float((rows["embedding"] - before).abs().max()))
+    assert largest["8bit"] < 2 * largest["fp32"]
+
+
 def eight_bit_job(place: Path, model: Path, attempt: int = 1, ranks: int = 2, state: str = "8bit") -> TrainJob:
     stage = toy_stage(steps=12, ranks=ranks)
     optimizer = stage.optimizer.model_copy(update={"state": state})

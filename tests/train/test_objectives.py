@@ -86,7 +86,7 @@ def test_micro_batches_change_nothing(directory: Path, one_rank: DeviceMesh, nam
 
 
 @pytest.mark.cluster
-@pytest.mark.parametrize("name", ["dpo_smoothed_sft", "kto", "orpo", "reward"])
+@pytest.mark.parametrize("name", OBJECTIVES)
 def test_ranks_change_nothing(directory: Path, one_rank: DeviceMesh, name: str) -> None:
     whole = rank_step(directory, name, [[[0, 1, 2, 3]]])
     for splits in ([[[0, 3]], [[1, 2]]], [[[0]], [[3]], [[1, 2]], [[]]]):
