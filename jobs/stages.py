@@ -79,6 +79,8 @@ def identity(stage: Stage, seed: int) -> dict[str, Any]:
             from jobs.corpus.inputs import find_inputs
 
             config["inputs"] = [[file.uri, file.size, file.fingerprint] for file in find_inputs(stage, Path.cwd())]
+            for key in ("near_duplicates", "decontamination"):
+                (config.get(key) or {}).pop("against", None)  # inputs too
         case TrainStage():
             config["seed"] = seed
             if config["heldout"] is not None:
@@ -158,7 +160,8 @@ def _model(stage: ModelStage, context: StageContext) -> Outcome:
 def _corpus(stage: CorpusStage, context: StageContext) -> Outcome:
     from jobs.corpus.collect import build_corpus
 
-    summary = build_corpus(stage, context.content, context.progress)
+    earlier = {key: artifact.content for key, artifact in context.inputs.items()}
+    summary = build_corpus(stage, context.content, context.progress, earlier)
     return Outcome(counts=asdict(summary), licences=sorted(summary.documents_by_licence))
 
 

@@ -1,45 +1,32 @@
 """Sources -> the corpus: cleaned, deduplicated, split documents with source and licence.
 
-    input files --read, clean--> candidates --by hash(id)--> dedup -> split -> train/, heldout/, quarantine/ --> manifest
+    input files --read, clean--> candidates --by hash(id)--> exact duplicates, contamination -> split -> files --> manifest
+                                                              `-> near/ --clusters--'
                 --as they were found, and when--> collected.parquet (jobs/corpus/provenance.py)
 
 Bad rows travel with the good ones and end in quarantine/ with their reason: every row that was read is in one of the files.
 """
 
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
+import ray
 
 from cluster.storage import Store
 from configs.schema.corpus import CorpusStage
-from jobs.corpus.candidates import CANDIDATE_SCHEMA, candidate
-from jobs.corpus.clean import clean_document
-from jobs.corpus.dedup import drop_duplicates
+from jobs.corpus.contamination import Contamination, contamination_of
 from jobs.corpus.inputs import InputFile, find_inputs
-from jobs.corpus.partitions import Progress, Read, Report, Write, add_counts, run_partitions
+from jobs.corpus.near import CLUSTERS, IndexFile, describe, find_clusters, index_of
+from jobs.corpus.partitions import Progress, Report, add_counts, run_each, run_partitions
 from jobs.corpus.provenance import write_collected
-from jobs.corpus.raw import Raw, Rejected, RowError
-from jobs.corpus.readers import read_file
-from jobs.corpus.schema import (
-    DOCUMENT_SCHEMA,
-    QUARANTINE_SCHEMA,
-    DataError,
-    read_table,
-    write_table,
-)
-from jobs.corpus.split import is_heldout
-
-SPLITS = ("train", "heldout")
-
-ROWS_PER_TABLE = 2000
-"""About 4 MB of abstracts: small beside Ray Data's 128 MiB blocks, large enough that Arrow's cost per table vanishes."""
+from jobs.corpus.reading import partition_reader, read_units
+from jobs.corpus.schema import DOCUMENT_SCHEMA, DataError, read_table, write_table
+from jobs.corpus.writing import keep, kept, partition_writer, sort_out, without_near_duplicates, write_partition
 
 
 @dataclass(frozen=True)
@@ -71,24 +58,22 @@ class CorpusSummary:
     """Rows by reason."""
 
 
-def build_corpus(stage: CorpusStage, output: Store, progress: Progress) -> CorpusSummary:
+def build_corpus(
+    stage: CorpusStage, output: Store, progress: Progress, earlier: Mapping[str, Store] | None = None
+) -> CorpusSummary:
     """Writes `train/`, `heldout/`, `quarantine/` (part-NNNNN.parquet each) and manifest.json below `output`.
 
     Ray must be connected. Relative paths of the sources start at the working directory. The bytes of all files depend on
     the inputs and the config only, but for collected.parquet, which says where and when the inputs were found.
 
+    Args:
+        earlier: contents of the corpora that `near_duplicates` and `decontamination` name, by config key.
+
     Raises:
         DataError: a source matches nothing, a host cannot see a file, or no document is left for training.
     """
     inputs = find_inputs(stage, Path.cwd())
-    reports = run_partitions(
-        read_units(stage, inputs),
-        partition_reader(stage),
-        partition_writer(stage, output),
-        stage.partitions,
-        "corpus",
-        progress,
-    )
+    reports, near = _partitions(stage, inputs, output, progress, earlier or {})
     splits = add_counts(reports, "documents")
     counts = add_counts(reports, "counts")
     summary = CorpusSummary(
@@ -111,12 +96,69 @@ def build_corpus(stage: CorpusStage, output: Store, progress: Progress) -> Corpu
             f"See {output.path('quarantine')}, and check `cleaning.minimum_characters`, `heldout_fraction` and the sources' "
             "`format`."
         )
-    files = {name: entry for report in reports for name, entry in report["files"].items()}
+    files = {name: entry for report in reports for name, entry in report["files"].items()} | near.pop("files", {})
     write_collected(stage, inputs, output, datetime.now(UTC))
-    output.write_json(
-        "manifest.json", {**asdict(summary), "files": files, "inputs": [_lasting(file) for file in inputs]}
-    )
+    manifest = {**asdict(summary), "files": files, "inputs": [_lasting(file) for file in inputs]}
+    output.write_json("manifest.json", {**manifest, "near_duplicates": near} if near else manifest)
     return summary
+
+
+def _partitions(
+    stage: CorpusStage, inputs: list[InputFile], output: Store, progress: Progress, earlier: Mapping[str, Store]
+) -> tuple[list[Report], Report]:
+    """Writes all partitions; their reports, and what was found of near-duplicates."""
+    contamination = _contamination(stage, earlier)
+    units = read_units(stage, inputs)
+    read = partition_reader(stage)
+    if stage.near_duplicates is None:
+        write = partition_writer(stage, output, partial(_here, contamination))
+        return run_partitions(units, read, write, stage.partitions, "corpus", progress), {}
+
+    def describe_partition(number: int, candidates: pa.Table) -> Report:
+        partition = sort_out(candidates, _here(contamination))
+        index = write_table(output, f"near/part-{number:05d}.parquet", describe(partition.documents))
+        return {
+            "number": number, "rows": candidates.num_rows, **keep(number, partition, output),
+            "index": {"name": index.name, "sha256": index.sha256, "size": index.size, "rows": index.rows},
+        }  # fmt: skip
+
+    sorted_out = run_partitions(
+        units, partition_reader(stage), describe_partition, stage.partitions, "corpus", progress
+    )
+    names = stage.near_duplicates.against
+    index = [
+        file
+        for age, name in enumerate(names)
+        for file in index_of(earlier[f"near_duplicates.against.{age}"], name, age)
+    ]
+    own = {report["index"].pop("name"): report["index"] for report in sorted_out}
+    index += [IndexFile(output.root, name, entry["sha256"], len(names)) for name, entry in own.items()]
+    found = find_clusters(index, stage.near_duplicates.similarity, output, stage.partitions, progress)
+    clusters = found.pop("file")
+
+    def write_kept(unit: dict[str, Any]) -> Report:
+        known = read_table(output, CLUSTERS, clusters["sha256"])
+        report = write_partition(unit["number"], without_near_duplicates(kept(unit, output), known), stage, output)
+        assert report["rows"]["written"] == unit["rows"], (unit, report["rows"])
+        return report
+
+    reports = run_each(sorted_out, write_kept, "corpus", progress)
+    output.remove("work")
+    return reports, {**found, "files": own | {CLUSTERS: clusters}}
+
+
+def _contamination(stage: CorpusStage, earlier: Mapping[str, Store]) -> "ray.ObjectRef[Contamination] | None":
+    """The n-grams of all evaluation sets, in shared memory once a node."""
+    if stage.decontamination is None:
+        return None
+    corpora = {
+        name: earlier[f"decontamination.against.{index}"] for index, name in enumerate(stage.decontamination.against)
+    }
+    return ray.put(contamination_of(corpora, stage.decontamination.overlap))
+
+
+def _here(contamination: "ray.ObjectRef[Contamination] | None") -> Contamination | None:
+    return None if contamination is None else ray.get(contamination)
 
 
 def read_corpus_split(corpus: Store, split: Literal["train", "heldout"]) -> pa.Table:
@@ -141,112 +183,6 @@ def _lasting(file: InputFile) -> dict[str, Any]:
     }
 
 
-def read_units(stage: CorpusStage, inputs: list[InputFile]) -> list[dict[str, Any]]:
-    """What one call reads: a file; or all files of a source with a limit, because "the first N" runs across them."""
-    units: list[dict[str, Any]] = []
-    for name, source in stage.sources.items():
-        files = [{"location": file.location, "uri": file.uri} for file in inputs if file.source == name]
-        groups = [[file] for file in files] if source.limit_documents is None else [files]
-        units += [{"source": name, "files": group} for group in groups]
-    return units
-
-
-def partition_reader(stage: CorpusStage) -> Read:
-    """Reads the candidates of one unit (`read_units`)."""
-
-    def read(unit: dict[str, Any]) -> Iterator[pa.Table]:
-        source = stage.sources[unit["source"]]
-        columns = {
-            "source": unit["source"],
-            "source_order": list(stage.sources).index(unit["source"]),
-            "licence": source.licence,
-            "confidentiality": source.confidentiality,
-        }
-        rows: list[dict[str, Any]] = []
-        for file, row in _unit_rows(stage, unit):
-            rows.append({**columns, "file": file, **candidate(row, stage.partitions)})
-            if len(rows) == ROWS_PER_TABLE:
-                yield pa.Table.from_pylist(rows, schema=CANDIDATE_SCHEMA)
-                rows = []
-        if rows:
-            yield pa.Table.from_pylist(rows, schema=CANDIDATE_SCHEMA)
-
-    return read
-
-
-def _unit_rows(stage: CorpusStage, unit: dict[str, Any]) -> Iterator[tuple[str, Raw | Rejected]]:
-    """Cleaned documents and bad rows with the uri of their file; ends at the source's limit, which counts what is kept here."""
-    source = stage.sources[unit["source"]]
-    kept = 0
-    for file in unit["files"]:
-        try:
-            for row in read_file(file["location"], file["uri"], source):
-                cleaned = _cleaned(row, stage)
-                yield file["uri"], cleaned
-                kept += isinstance(cleaned, Raw)
-                if kept == source.limit_documents:
-                    return
-        except FileNotFoundError as error:
-            raise DataError(
-                f"sources.{unit['source']}: {file['location']} cannot be seen by every host of the cluster. "
-                "Put the source on S3 or on a disk that all hosts share."
-            ) from error
-
-
-def _cleaned(row: Raw | Rejected, stage: CorpusStage) -> Raw | Rejected:
-    if isinstance(row, Rejected):
-        return row
-    try:
-        return clean_document(row, stage.cleaning)
-    except RowError as error:
-        return Rejected(row.uri, error.reason, error.detail)
-
-
-def partition_writer(stage: CorpusStage, output: Store) -> Write:
-    """Writes the files of one partition from its candidates, in whatever order they arrive."""
-
-    def write(partition: int, candidates: pa.Table) -> Report:
-        is_document = pc.field("reason").is_null()
-        deduplicated = drop_duplicates(candidates.filter(is_document))
-        survivors = deduplicated.survivors.sort_by([("document_id", "ascending"), ("sha256", "ascending")])
-        heldout = np.array(
-            [is_heldout(key.as_py(), stage.heldout_fraction, stage.split_seed) for key in survivors["split_by"]],
-            dtype=bool,
-        )
-        tables = {
-            "train": survivors.filter(pa.array(~heldout)).select(DOCUMENT_SCHEMA.names),
-            "heldout": survivors.filter(pa.array(heldout)).select(DOCUMENT_SCHEMA.names),
-            "quarantine": quarantine(candidates.filter(~is_document), deduplicated.duplicates),
-        }
-        written = [
-            write_table(output, f"{name}/part-{partition:05d}.parquet", table)
-            for name, table in tables.items()
-            if table.num_rows
-        ]
-        judged_as = Counter(survivors["judged_as"].to_pylist())
-        rows = sum(file.rows for file in written)
-        assert rows == candidates.num_rows, f"partition {partition}: {candidates.num_rows} rows in, {rows} out"
-        return {
-            "files": {file.name: {"sha256": file.sha256, "size": file.size, "rows": file.rows} for file in written},
-            "documents": {split: tables[split].num_rows for split in SPLITS},
-            "counts": {
-                "conversations": survivors.num_rows - survivors["messages"].null_count,
-                "preferences": judged_as["preferences"],
-                "thumbs": judged_as["thumbs"],
-                "characters": sum(len(text.as_py()) for text in survivors["text"]),
-            },
-            "formats": Counter(
-                map(" ".join, zip(survivors["source"].to_pylist(), survivors["format"].to_pylist(), strict=True))
-            ),
-            "sources": Counter(survivors["source"].to_pylist()),
-            "licences": Counter(survivors["licence"].to_pylist()),
-            "encodings": Counter(survivors["encoding"].to_pylist()),
-            "quarantined": Counter(tables["quarantine"]["reason"].to_pylist()),
-        }
-
-    return write
-
-
 def _by_source(counts: dict[str, int]) -> dict[str, dict[str, int]]:
     """{"talks messages": 7} -> {"talks": {"messages": 7}}; neither name has a space."""
     found: dict[str, dict[str, int]] = {}
@@ -254,18 +190,3 @@ def _by_source(counts: dict[str, int]) -> dict[str, dict[str, int]]:
         source, _, row_format = name.partition(" ")
         found.setdefault(source, {})[row_format] = count
     return found
-
-
-def quarantine(bad_rows: pa.Table, duplicates: pa.Table) -> pa.Table:
-    """Bad rows and duplicates (with the survivor's uri as detail), sorted by uri, reason and detail."""
-    repeated = pa.table(
-        {
-            "uri": duplicates["uri"],
-            "source": duplicates["source"],
-            "reason": pa.array(["duplicate"] * duplicates.num_rows, pa.string()),
-            "detail": duplicates["survivor_uri"],
-        },
-        schema=QUARANTINE_SCHEMA,
-    )
-    rows = pa.concat_tables([bad_rows.select(QUARANTINE_SCHEMA.names), repeated])
-    return rows.sort_by([(name, "ascending") for name in ("uri", "source", "reason", "detail")])

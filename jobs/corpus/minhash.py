@@ -7,9 +7,11 @@ Two texts of similarity s meet with probability 1 - (1 - s**7)**16: 0.12 at 0.5,
 meets is compared by all 112 places, so that meeting by chance costs nothing.
 """
 
+# pyright: reportAttributeAccessIssue=false
+
 import numpy as np
 import pyarrow as pa
-import rensa
+import rensa  # a compiled module without types
 
 from jobs.corpus.ngrams import FOLD, mixed, ngrams
 

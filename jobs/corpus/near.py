@@ -8,12 +8,16 @@ Every step is a function of its input files, so a task that is done twice writes
 a star and a chain (each document with the first and with the one before it), two pairs a document however many meet.
 """
 
+# pyarrow.compute makes its functions when it is imported:
+# pyright: reportAttributeAccessIssue=false
+
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import ray
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
@@ -21,7 +25,7 @@ from scipy.sparse.csgraph import connected_components
 from cluster.storage import Store
 from jobs.corpus.minhash import ALGORITHM, HASHES, band_keys, signatures, similarity
 from jobs.corpus.partitions import Progress, Report, add_counts, run_partitions
-from jobs.corpus.schema import DataError, partition_of, read_table, write_table
+from jobs.corpus.schema import DataError, read_table, write_table
 
 MEMBER_SCHEMA = pa.schema(
     [
@@ -63,12 +67,12 @@ class IndexFile:
 
 def describe(documents: pa.Table) -> pa.Table:
     """MEMBER_SCHEMA of the documents that are compared: all but judged answers, whose prompts are alike on purpose."""
-    compared = documents.filter(pa.compute.is_null(documents["judgement"])).sort_by("document_id")
+    compared = documents.filter(pc.is_null(documents["judgement"])).sort_by("document_id")
     rows = signatures(compared["text"])
     return pa.table(
         {
             "document_id": compared["document_id"], "sha256": compared["sha256"], "source_order": compared["source_order"],
-            "characters": pa.compute.utf8_length(compared["text"]).cast(pa.int64()), "uri": compared["uri"],
+            "characters": pc.utf8_length(compared["text"]).cast(pa.int64()), "uri": compared["uri"],
             "signature": pa.FixedSizeBinaryArray.from_buffers(
                 pa.binary(4 * HASHES), len(rows), [None, pa.py_buffer(np.ascontiguousarray(rows).tobytes())]
             ),

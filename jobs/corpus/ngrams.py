@@ -5,6 +5,9 @@ texts --lower case, punctuation out--> words --XXH3 of each distinct one--> n wo
 Everything but the hash of a distinct word is one pass of Arrow or NumPy over all texts together.
 """
 
+# pyarrow.compute makes its functions when it is imported:
+# pyright: reportAttributeAccessIssue=false
+
 from dataclasses import dataclass
 
 import numpy as np

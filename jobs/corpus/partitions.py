@@ -47,7 +47,6 @@ def run_partitions(
         UserError: as raised inside `read` or `write`.
     """
     _be_quiet()
-    reports: dict[int, Report] = {}
 
     def read_batch(batch: pa.Table) -> Iterator[pa.Table]:
         for unit in batch["unit"].to_pylist():
@@ -64,6 +63,26 @@ def run_partitions(
     dataset = dataset.map_batches(read_batch, batch_format="pyarrow", batch_size=1)
     dataset = dataset.repartition(partitions, keys=["partition"])
     dataset = dataset.map_batches(write_block, batch_format="pyarrow", batch_size=None)
+    return _reports(dataset, partitions, label, progress)
+
+
+def run_each(units: list[Report], work: Callable[[Report], Report], label: str, progress: Progress) -> list[Report]:
+    """`work(unit)` of every unit in tasks of their own, in the order of the units. Raises UserError as raised inside."""
+    _be_quiet()
+
+    def work_batch(batch: pa.Table) -> Iterator[pa.Table]:
+        for unit in batch["unit"].to_pylist():
+            number, value = json.loads(unit)
+            yield pa.table({"report": [json.dumps({"partition": number, "report": work(value)})]})
+
+    table = pa.table({"unit": [json.dumps([number, unit]) for number, unit in enumerate(units)]})
+    dataset = ray.data.from_arrow(table, override_num_blocks=min(len(units), MAX_READ_BLOCKS))
+    dataset = dataset.map_batches(work_batch, batch_format="pyarrow", batch_size=1)
+    return _reports(dataset, len(units), label, progress)
+
+
+def _reports(dataset: ray.data.Dataset, partitions: int, label: str, progress: Progress) -> list[Report]:
+    reports: dict[int, Report] = {}
     progress(label, 0, partitions)
     try:
         for row in dataset.iter_rows():

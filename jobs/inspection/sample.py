@@ -17,17 +17,17 @@ from transformers import PreTrainedTokenizerBase
 from cluster.storage import Store
 from configs.schema.corpus import CorpusStage, ShardsStage
 from jobs.corpus.candidates import CANDIDATE_SCHEMA
-from jobs.corpus.collect import partition_reader, quarantine, read_units
-from jobs.corpus.dedup import drop_duplicates
 from jobs.corpus.examples import Renderer, preference_examples, thumb_examples
 from jobs.corpus.inputs import find_inputs
 from jobs.corpus.prompts import prompt_rows
+from jobs.corpus.reading import partition_reader, read_units
 from jobs.corpus.schema import DOCUMENT_SCHEMA, DataError
 from jobs.corpus.segments import conversation_segments, text_segments
 from jobs.corpus.shard_rows import KEPT
 from jobs.corpus.shards import document_end_id
 from jobs.corpus.split import is_heldout
 from jobs.corpus.template import check_template, end_token_ids
+from jobs.corpus.writing import sort_out
 from jobs.models import load_tokenizer
 from jobs.pipeline import PlannedStage
 from jobs.preflight.stages import model_origin
@@ -109,10 +109,9 @@ def sample_documents(stage: CorpusStage, rows: int) -> Documents:
             if left <= 0:
                 break
     candidates = pa.concat_tables([CANDIDATE_SCHEMA.empty_table(), *tables])
-    is_document = pc.field("reason").is_null()
-    found, bad = candidates.filter(is_document), candidates.filter(~is_document)
-    deduplicated = drop_duplicates(found)
-    kept = set(deduplicated.survivors["uri"].to_pylist())
+    found = candidates.filter(pc.field("reason").is_null())
+    sorted_out = sort_out(candidates, None)
+    kept = set(sorted_out.documents["uri"].to_pylist())
     survivors = found.filter(pa.array([uri in kept for uri in found["uri"].to_pylist()], pa.bool_()))
     split = [
         "heldout" if is_heldout(key, stage.heldout_fraction, stage.split_seed) else "train"
@@ -125,7 +124,7 @@ def sample_documents(stage: CorpusStage, rows: int) -> Documents:
         ignored[row["source"]].update(orjson.loads(row["ignored"] or "[]"))
     return Documents(
         survivors.select(DOCUMENT_SCHEMA.names).append_column("split", pa.array(split, pa.string())),
-        quarantine(bad, deduplicated.duplicates),
+        sorted_out.aside.sort_by([(name, "ascending") for name in ("uri", "source", "reason", "detail")]),
         {name: dict(counts) for name, counts in verdicts.items()},
         {name: dict(counts) for name, counts in ignored.items()},
         complete,

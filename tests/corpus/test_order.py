@@ -7,10 +7,10 @@ import pyarrow as pa
 
 from cluster.storage import Store
 from configs.schema.corpus import Cleaning, CorpusStage, ShardsStage, Source
-from jobs.corpus.collect import partition_reader as candidate_reader
-from jobs.corpus.collect import partition_writer as corpus_writer
+from jobs.corpus.reading import partition_reader as candidate_reader
 from jobs.corpus.segments import read_tokenizer_files
 from jobs.corpus.shards import partition_writer as shard_writer
+from jobs.corpus.writing import partition_writer as corpus_writer
 from tests.corpus.sources import text_rows, write_jsonl
 
 
@@ -34,7 +34,7 @@ def test_rows_in_any_order_give_the_same_files(tmp_path: Path, tiny_model: Path)
     for seed in range(3):
         order = np.random.default_rng(seed).permutation(candidates.num_rows)
         store = Store(str(tmp_path / f"corpus-{seed}"))
-        corpora.append(corpus_writer(corpus_stage, store)(0, candidates.take(pa.array(order))))
+        corpora.append(corpus_writer(corpus_stage, store, lambda: None)(0, candidates.take(pa.array(order))))
         documents = candidates.filter(pa.array([reason is None for reason in candidates["reason"].to_pylist()]))
         split = ["heldout" if number % 3 == 0 else "train" for number in range(documents.num_rows)]
         documents = documents.append_column("split", pa.array(split))

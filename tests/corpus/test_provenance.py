@@ -8,9 +8,10 @@ from pathlib import Path
 
 from cluster.storage import Store
 from configs.schema.corpus import Cleaning, CorpusStage, Source
-from jobs.corpus.collect import partition_reader, partition_writer, read_units
 from jobs.corpus.inputs import InputFile, find_inputs
 from jobs.corpus.provenance import COLLECTED_SCHEMA, collected, document_manifest, write_collected
+from jobs.corpus.reading import partition_reader, read_units
+from jobs.corpus.writing import partition_writer
 
 LINES = b'{"text": "Iron in cells."}\n{"text": "Oxygen in cells."}\n'
 TIME = datetime(2026, 11, 26, 12, 0, 0, tzinfo=UTC)
@@ -21,7 +22,7 @@ def build(stage: CorpusStage, inputs: list[InputFile], output: Store, at: dateti
     import pyarrow as pa
 
     tables = [table for unit in read_units(stage, inputs) for table in partition_reader(stage)(unit)]
-    report = partition_writer(stage, output)(0, pa.concat_tables(tables))
+    report = partition_writer(stage, output, lambda: None)(0, pa.concat_tables(tables))
     write_collected(stage, inputs, output, at)
     output.write_json("manifest.json", {"files": report["files"]})
 

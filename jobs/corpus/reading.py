@@ -1,0 +1,82 @@
+"""One call's share of the inputs, read and cleaned: documents and bad rows as rows of one table.
+
+files of a unit --read_file--> Raw | Rejected --clean--> --candidate--> tables of CANDIDATE_SCHEMA
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow as pa
+
+from configs.schema.corpus import CorpusStage
+from jobs.corpus.candidates import CANDIDATE_SCHEMA, candidate
+from jobs.corpus.clean import clean_document
+from jobs.corpus.inputs import InputFile
+from jobs.corpus.partitions import Read
+from jobs.corpus.raw import Raw, Rejected, RowError
+from jobs.corpus.readers import read_file
+from jobs.corpus.schema import DataError
+
+ROWS_PER_TABLE = 2000
+"""About 4 MB of abstracts: small beside Ray Data's 128 MiB blocks, large enough that Arrow's cost per table vanishes."""
+
+
+def read_units(stage: CorpusStage, inputs: list[InputFile]) -> list[dict[str, Any]]:
+    """What one call reads: a file; or all files of a source with a limit, because "the first N" runs across them."""
+    units: list[dict[str, Any]] = []
+    for name, source in stage.sources.items():
+        files = [{"location": file.location, "uri": file.uri} for file in inputs if file.source == name]
+        groups = [[file] for file in files] if source.limit_documents is None else [files]
+        units += [{"source": name, "files": group} for group in groups]
+    return units
+
+
+def partition_reader(stage: CorpusStage) -> Read:
+    """Reads the candidates of one unit (`read_units`)."""
+
+    def read(unit: dict[str, Any]) -> Iterator[pa.Table]:
+        source = stage.sources[unit["source"]]
+        columns = {
+            "source": unit["source"],
+            "source_order": list(stage.sources).index(unit["source"]),
+            "licence": source.licence,
+            "confidentiality": source.confidentiality,
+        }
+        rows: list[dict[str, Any]] = []
+        for file, row in _unit_rows(stage, unit):
+            rows.append({**columns, "file": file, **candidate(row, stage.partitions)})
+            if len(rows) == ROWS_PER_TABLE:
+                yield pa.Table.from_pylist(rows, schema=CANDIDATE_SCHEMA)
+                rows = []
+        if rows:
+            yield pa.Table.from_pylist(rows, schema=CANDIDATE_SCHEMA)
+
+    return read
+
+
+def _unit_rows(stage: CorpusStage, unit: dict[str, Any]) -> Iterator[tuple[str, Raw | Rejected]]:
+    """Cleaned documents and bad rows with the uri of their file; ends at the source's limit, which counts what is kept here."""
+    source = stage.sources[unit["source"]]
+    kept = 0
+    for file in unit["files"]:
+        try:
+            for row in read_file(file["location"], file["uri"], source):
+                cleaned = _cleaned(row, stage)
+                yield file["uri"], cleaned
+                kept += isinstance(cleaned, Raw)
+                if kept == source.limit_documents:
+                    return
+        except FileNotFoundError as error:
+            raise DataError(
+                f"sources.{unit['source']}: {file['location']} cannot be seen by every host of the cluster. "
+                "Put the source on S3 or on a disk that all hosts share."
+            ) from error
+
+
+def _cleaned(row: Raw | Rejected, stage: CorpusStage) -> Raw | Rejected:
+    if isinstance(row, Rejected):
+        return row
+    try:
+        return clean_document(row, stage.cleaning)
+    except RowError as error:
+        return Rejected(row.uri, error.reason, error.detail)

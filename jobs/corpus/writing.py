@@ -1,0 +1,145 @@
+"""The files of one partition: what of it is the corpus, on which side of the split, and what is set aside with its reason.
+
+    candidates --exact duplicates, contaminated ones aside--> Sorted --near-duplicates aside, split--> files
+
+Nothing is lost on the way: every candidate is a row of one of the three files.
+"""
+
+# pyarrow.compute makes its functions when it is imported:
+# pyright: reportAttributeAccessIssue=false
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from cluster.storage import Store
+from configs.schema.corpus import CorpusStage
+from jobs.corpus.contamination import Contamination, without_contaminated
+from jobs.corpus.dedup import drop_duplicates
+from jobs.corpus.partitions import Report, Write
+from jobs.corpus.schema import DOCUMENT_SCHEMA, QUARANTINE_SCHEMA, read_table, write_table
+from jobs.corpus.split import is_heldout
+
+SPLITS = ("train", "heldout")
+
+
+@dataclass(frozen=True)
+class Sorted:
+    """One partition, as far as it can be decided by itself."""
+
+    documents: pa.Table
+    """CANDIDATE_SCHEMA, by document_id and sha256."""
+    aside: pa.Table
+    """QUARANTINE_SCHEMA."""
+
+
+def sort_out(candidates: pa.Table, contamination: Contamination | None) -> Sorted:
+    """Splits candidates, in whatever order they arrive, into documents and what is set aside."""
+    is_document = pc.field("reason").is_null()
+    deduplicated = drop_duplicates(candidates.filter(is_document))
+    aside = [
+        candidates.filter(~is_document).select(QUARANTINE_SCHEMA.names),
+        set_aside(deduplicated.duplicates, "duplicate", deduplicated.duplicates["survivor_uri"]),
+    ]
+    documents = deduplicated.survivors.sort_by([("document_id", "ascending"), ("sha256", "ascending")])
+    if contamination is not None:
+        documents, contaminated = without_contaminated(documents, contamination)
+        aside.append(set_aside(contaminated, "contaminated", contaminated["holds"]))
+    return Sorted(documents, pa.concat_tables(aside))
+
+
+def without_near_duplicates(partition: Sorted, clusters: pa.Table) -> Sorted:
+    """Sets aside what is like a document that stays; what stays is split with its cluster.
+
+    Args:
+        clusters: CLUSTER_SCHEMA (jobs/corpus/near.py), of the whole corpus.
+    """
+    documents = partition.documents
+    ids, known = documents["document_id"].to_numpy(), clusters["document_id"].to_numpy()
+    if not len(known):
+        return partition
+    place = np.minimum(np.searchsorted(known, ids), len(known) - 1)
+    # A judged row may have the id of nothing that was compared: it is not in the clusters.
+    member = (known[place] == ids) & documents["judgement"].is_null().to_numpy(zero_copy_only=False)
+    rows = clusters.take(pa.array(place))
+    goes = member & ~rows["kept"].to_numpy(zero_copy_only=False)
+    split_by = pc.if_else(pa.array(member), rows["split_by"], documents["split_by"])
+    where = documents.schema.get_field_index("split_by")
+    near = documents.filter(pa.array(goes))
+    aside = set_aside(near, "near_duplicate", rows["like"].filter(pa.array(goes)))
+    return Sorted(
+        documents.set_column(where, "split_by", split_by).filter(pa.array(~goes)),
+        pa.concat_tables([partition.aside, aside]),
+    )
+
+
+def write_partition(number: int, partition: Sorted, stage: CorpusStage, output: Store) -> Report:
+    """Writes the files of one partition; counts of what is in them."""
+    documents = partition.documents
+    heldout = np.array(
+        [is_heldout(key.as_py(), stage.heldout_fraction, stage.split_seed) for key in documents["split_by"]], dtype=bool
+    )
+    tables = {
+        "train": documents.filter(pa.array(~heldout)).select(DOCUMENT_SCHEMA.names),
+        "heldout": documents.filter(pa.array(heldout)).select(DOCUMENT_SCHEMA.names),
+        "quarantine": partition.aside.sort_by([(name, "ascending") for name in ("uri", "source", "reason", "detail")]),
+    }
+    written = [
+        write_table(output, f"{name}/part-{number:05d}.parquet", table)
+        for name, table in tables.items()
+        if table.num_rows
+    ]
+    judged_as = Counter(documents["judged_as"].to_pylist())
+    return {
+        "files": {file.name: {"sha256": file.sha256, "size": file.size, "rows": file.rows} for file in written},
+        "documents": {split: tables[split].num_rows for split in SPLITS},
+        "rows": {"written": sum(file.rows for file in written)},
+        "counts": {
+            "conversations": documents.num_rows - documents["messages"].null_count,
+            "preferences": judged_as["preferences"],
+            "thumbs": judged_as["thumbs"],
+            "characters": sum(len(text.as_py()) for text in documents["text"]),
+        },
+        "formats": Counter(
+            map(" ".join, zip(documents["source"].to_pylist(), documents["format"].to_pylist(), strict=True))
+        ),
+        "sources": Counter(documents["source"].to_pylist()),
+        "licences": Counter(documents["licence"].to_pylist()),
+        "encodings": Counter(documents["encoding"].to_pylist()),
+        "quarantined": Counter(tables["quarantine"]["reason"].to_pylist()),
+    }
+
+
+def partition_writer(stage: CorpusStage, output: Store, contamination: Callable[[], Contamination | None]) -> Write:
+    """Writes the files of one partition where nothing has to be known of the others."""
+
+    def write(number: int, candidates: pa.Table) -> Report:
+        report = write_partition(number, sort_out(candidates, contamination()), stage, output)
+        assert report["rows"]["written"] == candidates.num_rows, (number, report["rows"], candidates.num_rows)
+        return report
+
+    return write
+
+
+def keep(number: int, partition: Sorted, output: Store) -> Report:
+    """Writes a sorted partition as it is, for `kept`."""
+    tables = {"documents": partition.documents, "aside": partition.aside}
+    written = {name: write_table(output, f"work/{name}-{number:05d}.parquet", table) for name, table in tables.items()}
+    return {name: {"name": file.name, "sha256": file.sha256} for name, file in written.items()}
+
+
+def kept(files: Report, output: Store) -> Sorted:
+    """What `keep` wrote."""
+    return Sorted(*(read_table(output, files[name]["name"], files[name]["sha256"]) for name in ("documents", "aside")))
+
+
+def set_aside(rows: pa.Table, reason: str, detail: pa.ChunkedArray) -> pa.Table:
+    """QUARANTINE_SCHEMA of documents."""
+    reasons = pa.array([reason] * rows.num_rows, pa.string())
+    return pa.table(
+        {"uri": rows["uri"], "source": rows["source"], "reason": reasons, "detail": detail}, schema=QUARANTINE_SCHEMA
+    )

@@ -1,0 +1,126 @@
+"""Near-copies and evaluation texts planted in a corpus, through the real stage on Ray Data."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cluster.session import connect
+from cluster.storage import Store
+from configs.schema.corpus import CorpusStage
+from configs.schema.run import Cluster
+from jobs.corpus.collect import CorpusSummary, build_corpus, read_corpus_split
+from jobs.corpus.schema import DataError, read_table
+from tests.world.toy_run import tree_digest
+
+pytestmark = pytest.mark.cluster
+
+VOCABULARY = [f"word{number}" for number in range(5000)]
+TEXTS, COPIES, QUESTIONS = 300, 60, 10
+
+
+def write_texts(path: Path, texts: list[str]) -> str:
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    return str(path)
+
+
+def words_of(generator: np.random.Generator, count: int = 160) -> list[str]:
+    return [str(word) for word in generator.choice(VOCABULARY, count)]
+
+
+def near_copy(generator: np.random.Generator, words: list[str]) -> list[str]:
+    """One word is another, and the last two are gone: 0.93 of the 5-grams are the same."""
+    copy = list(words[:-2])
+    for place in generator.choice(len(copy), 1):
+        copy[place] = f"other{generator.integers(10**6)}"
+    return copy
+
+
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Files of texts: originals, near-copies of some, texts that quote a question, and the questions."""
+    generator = np.random.default_rng(11)
+    directory = tmp_path_factory.mktemp("planted")
+    originals = [words_of(generator) for _ in range(TEXTS)]
+    questions = [words_of(generator, 40) for _ in range(QUESTIONS)]
+    copies = [near_copy(generator, words) for words in originals[:COPIES]]
+    quoting = [[*words_of(generator, 80), *question, *words_of(generator, 20)] for question in questions]
+    later = [near_copy(generator, words) for words in originals[-5:]] + [words_of(generator) for _ in range(5)]
+    files = {"originals": originals, "copies": copies, "quoting": quoting, "questions": questions, "later": later}
+    return {
+        name: write_texts(directory / f"{name}.jsonl", [" ".join(words) for words in texts])
+        for name, texts in files.items()
+    }
+
+
+@pytest.fixture(scope="module")
+def on_ray() -> Any:
+    with connect(Cluster(logical_cpus=4)):
+        yield
+
+
+def stage_of(planted: dict[str, str], *names: str, **settings: Any) -> CorpusStage:
+    sources = {name: {"path": planted[name], "format": "jsonl", "licence": "CC0-1.0"} for name in names}
+    values = {"stage": "corpus", "sources": sources, "heldout_fraction": 0.2, "partitions": 3, **settings}
+    return CorpusStage.model_validate(values)
+
+
+def build(stage: CorpusStage, store: Store, earlier: dict[str, Store] | None = None) -> CorpusSummary:
+    return build_corpus(stage, store, lambda label, done, total: None, earlier)
+
+
+def set_aside(store: Store) -> list[dict[str, Any]]:
+    files = store.read_json("manifest.json")["files"]
+    names = [name for name in files if name.startswith("quarantine/")]
+    return [row for name in names for row in read_table(store, name, files[name]["sha256"]).to_pylist()]
+
+
+def test_near_copies_go_and_nothing_else(on_ray: None, planted: dict[str, str], tmp_path: Path) -> None:
+    stage = stage_of(planted, "copies", "originals", near_duplicates={})
+    summary = build(stage, Store(str(tmp_path / "a")))
+    store = Store(str(tmp_path / "a"))
+    gone = set_aside(store)
+    # `copies` is the first source: of each pair its text stays, whatever the length.
+    assert summary.quarantined == {"near_duplicate": COPIES}
+    assert summary.train + summary.heldout == TEXTS
+    number = {row["uri"].rpartition("#")[2] for row in gone}
+    assert {row["source"] for row in gone} == {"originals"} and len(number) == COPIES
+    assert all(row["detail"].rpartition("#")[2] == row["uri"].rpartition("#")[2] for row in gone)
+    assert not store.names("work")
+    manifest = store.read_json("manifest.json")["near_duplicates"]
+    assert manifest["clusters"] == COPIES and manifest["largest"] == 2
+    build(stage, Store(str(tmp_path / "b")))
+    for name in ("train", "heldout", "quarantine", "near"):
+        assert tree_digest(store.below(name)) == tree_digest(Store(str(tmp_path / "b")).below(name))
+
+
+def test_texts_of_an_evaluation_set_go_and_are_named(on_ray: None, planted: dict[str, str], tmp_path: Path) -> None:
+    questions = Store(str(tmp_path / "questions"))
+    build(stage_of(planted, "questions", cleaning={"minimum_characters": 1}), questions)
+    stage = stage_of(planted, "originals", "quoting", decontamination={"against": ["asked"]})
+    summary = build(stage, Store(str(tmp_path / "clean")), {"decontamination.against.0": questions})
+    assert summary.quarantined == {"contaminated": QUESTIONS}
+    gone = set_aside(Store(str(tmp_path / "clean")))
+    assert {row["source"] for row in gone} == {"quoting"}
+    assert all(row["detail"].startswith("100% of asked: ") for row in gone)
+
+
+def test_what_an_earlier_release_has_goes(on_ray: None, planted: dict[str, str], tmp_path: Path) -> None:
+    first, without = Store(str(tmp_path / "first")), Store(str(tmp_path / "without"))
+    build(stage_of(planted, "originals", near_duplicates={}), first)
+    stage = stage_of(planted, "later", near_duplicates={"against": ["first"]})
+    summary = build(stage, Store(str(tmp_path / "later")), {"near_duplicates.against.0": first})
+    assert summary.quarantined == {"near_duplicate": 5}
+    details = {row["detail"] for row in set_aside(Store(str(tmp_path / "later")))}
+    assert all("originals.jsonl#" in detail for detail in details) and len(details) == 5
+    kept = [
+        row
+        for split in ("train", "heldout")
+        for row in read_corpus_split(Store(str(tmp_path / "later")), split).to_pylist()
+    ]
+    assert len(kept) == 5
+    build(stage_of(planted, "originals"), without)
+    with pytest.raises(DataError, match="first has no signatures"):
+        build(stage, Store(str(tmp_path / "again")), {"near_duplicates.against.0": without})
