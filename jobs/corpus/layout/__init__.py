@@ -83,7 +83,7 @@ def _round(lines: Lines, kinds: set[LayoutKind]) -> tuple[Lines, list[Removed]]:
         lines, removed = _repaired(lines)
     for find, finds in FINDERS:
         if finds & kinds:
-            found = {index: kind for index, kind in find(lines).items() if kind in kinds}
+            found: dict[int, LayoutKind] = {index: kind for index, kind in find(lines).items() if kind in kinds}
             removed += _removed(lines, found)
             lines = lines.without(set(found)) if found else lines
     if "hyphenation" in kinds:
@@ -98,7 +98,8 @@ def _repaired(lines: Lines) -> tuple[Lines, list[Removed]]:
     texts = [repaired(text) for text in lines.texts]
     changed = [index for index, (old, new) in enumerate(zip(lines.texts, texts, strict=True)) if old != new]
     return Lines(texts, lines.numbers, lines.pages), [
-        Removed("unicode_repair", lines.numbers[index], 1, len(lines.texts[index]) - len(texts[index])) for index in changed
+        Removed("unicode_repair", lines.numbers[index], 1, len(lines.texts[index]) - len(texts[index]))
+        for index in changed
     ]
 
 

@@ -6,14 +6,21 @@ from configs.schema.layout import LayoutKind
 from jobs.corpus.layout.lines import Lines
 
 HEADING = re.compile(
-    r"\s*(?:table of contents|contents|on this page|in this article|inhalt|inhaltsverzeichnis|inhaltsübersicht|table des matières"
-    r"|sommaire|índice|contenido|indice|目\s*录|目\s*次|list of (?:figures|tables)|abbildungsverzeichnis|tabellenverzeichnis)\s*:?\s*",
+    r"\s*(?:table of contents|contents|on this page|in this article|inhalt|inhaltsverzeichnis|inhaltsübersicht"
+    r"|table des matières"
+    r"|sommaire|índice|contenido|indice|目\s*录|目\s*次|list of (?:figures|tables)|abbildungsverzeichnis"
+    r"|tabellenverzeichnis)\s*:?\s*",
     re.IGNORECASE,
 )
 LEADER = re.compile(r"\S\s*(?:(?:\.\s?){4,}|…{2,}\.*|(?:·\s?){4,}|_{4,})\s*(\d{1,4}|[ivxlc]{1,7})\s*$", re.IGNORECASE)
-ENDS_IN_NUMBER = re.compile(r"\s*[^\d\s.].{0,110}?[^\d,.\s]\S*\s+(\d{1,4}|[ivxl]{1,6})\s*$|\s*\d+(?:\.\d+)*\.?\s+\S.{0,100}\s(\d{1,4})\s*$")
+ENDS_IN_NUMBER = re.compile(
+    r"\s*[^\d\s.].{0,110}?[^\d,.\s]\S*\s+(\d{1,4}|[ivxl]{1,6})\s*$"
+    r"|\s*\d+(?:\.\d+)*\.?\s+\S.{0,100}\s(\d{1,4})\s*$|\s*(?:annex|appendix|anhang|chapter|kapitel|part"
+    r"|teil)\s\S{1,4}\s+(\d{1,4})\s*$",
+    re.IGNORECASE,
+)
 HINTS = ("....", ". . . .", "……", "····", "· · · ·", "____")
-NUMBERING = re.compile(r"^\s*(?:(?:\d+\.)*\d+\.?|[A-Z]\.|[•*–-])?\s*")
+NUMBERING = re.compile(r"^\s*(?:(?:\d+\.)*\d+\.?|[A-Z]\.|[•*–-])?\s*")  # noqa: RUF001
 
 FEWEST = 3
 """Entries below a heading."""
@@ -37,7 +44,9 @@ def find_contents(lines: Lines) -> dict[int, LayoutKind]:
     if any(hint in whole for hint in HINTS):
         index = 0
         while index < len(texts):
-            entries = _entries(texts, index, by_leader=True) if index not in found and LEADER.search(texts[index]) else []
+            entries = (
+                _entries(texts, index, by_leader=True) if index not in found and LEADER.search(texts[index]) else []
+            )
             found |= set(entries)
             index = max(entries, default=index) + 1
     return dict.fromkeys(found, "tables_of_contents")
@@ -85,7 +94,7 @@ def _headings_below(texts: list[str], start: int) -> list[int]:
     entries: list[int] = []
     for index in candidates:
         bare = _bare(texts[index])
-        if bare and places[bare] <= index:
+        if places.get(bare, index + 1) <= index or (not bare and texts[index].strip()):
             break
         if bare or entries:
             entries.append(index)

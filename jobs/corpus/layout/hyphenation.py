@@ -17,35 +17,40 @@ MARKERS = "\u00ad\ufffe\u0002"
 """Say that the word was broken: no hyphen of the writer's."""
 LETTER = r"[^\W\d_]"
 HINTS = ("-\n", "\u2010\n", "\u00ad", "\ufffe", "\u0002")
-HEAD = re.compile(rf"((?:{LETTER}+[-'’/])*{LETTER}+)([{HYPHENS}])$")
-TAIL = re.compile(rf"\s*({LETTER}+(?:[-'’]{LETTER}+)*)(\S*)\s*")
+HEAD = re.compile(rf"((?:{LETTER}+[-'’/])*{LETTER}+)([{HYPHENS}])$")  # noqa: RUF001
+TAIL = re.compile(rf"\s*({LETTER}+(?:[-'’]{LETTER}+)*)(\S*)\s*")  # noqa: RUF001
 INSIDE = re.compile(rf"({LETTER}+)[\ufffe\u0002]({LETTER}+)")
 """PDFium leaves the line end out as well."""
 WORD = re.compile(rf"{LETTER}+(?:[-\u2010]{LETTER}+)*")
 SUSPENDED = {"and", "or", "to", "und", "oder", "bzw", "bis", "et", "ou", "y", "o", "e", "as", "nor", "sowie"}
 """Behind them the word is named that the hyphen stands for: pre- and postoperative."""
-STANDS_BEFORE = {"self", "non", "semi", "quasi", "full", "high", "low", "half", "double", "single", "two", "three", "four", "well", "cross", "nano"}
+STANDS_BEFORE = {
+    "self", "non", "semi", "quasi", "full", "high", "low", "half", "double", "single", "two", "three", "four",
+    "well", "cross", "nano", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety",
+}  # fmt: skip
 """First halves before a hyphen of the writer's, unless an ending follows (lower, wellness)."""
 ENDING = re.compile(r"(?:er|est|ly|ing|ness|en|ened|ening|ered|ering|ish|ity)s?$|.{1,3}$")
 STANDS_BEFORE_WORDS = {
-    "long", "short", "time", "dose", "age", "sex", "case", "follow", "health", "risk", "group", "type", "old", "new", "open", "wide", "one",
-    "five", "six", "first", "second", "third", "best", "real", "state", "large", "small", "all", "ex", "evidence", "post", "pre", "meta",
+    "long", "short", "time", "dose", "age", "sex", "case", "follow", "health", "risk", "group", "type", "old", "new",
+    "open", "wide", "one", "five", "six", "first", "second", "third", "best", "real", "state", "large", "small",
+    "all", "ex", "evidence", "post", "pre", "meta",
 }  # fmt: skip
 """They do before a word of this document."""
 STANDS_BEHIND = {
-    "dependent", "independent", "based", "related", "induced", "like", "specific", "derived", "free", "treated", "associated", "term",
-    "level", "type", "fold", "rich", "up", "down", "mediated", "resistant", "sensitive", "positive", "negative", "controlled", "blind",
-    "effective", "scale", "wide", "driven", "aware", "order", "time", "known", "old", "year", "long", "off", "to", "of", "in", "art",
-    "world", "risk", "income", "quality", "dimensional", "linear", "significant", "bound", "binding", "reported", "guided", "assisted",
-    "activated", "modified", "containing", "targeted", "adjusted", "matched", "stimulated", "deficient", "infected", "expressing", "producing",
-    "responsive", "exposed", "enhanced",
+    "dependent", "independent", "based", "related", "induced", "like", "specific", "derived", "free", "treated",
+    "associated", "term", "level", "type", "fold", "rich", "up", "down", "mediated", "resistant", "sensitive",
+    "positive", "negative", "controlled", "blind", "effective", "scale", "wide", "driven", "aware", "order", "time",
+    "known", "old", "year", "long", "off", "to", "of", "in", "art", "world", "risk", "income", "quality",
+    "dimensional", "linear", "significant", "bound", "binding", "reported", "guided", "assisted", "activated",
+    "modified", "containing", "targeted", "adjusted", "matched", "stimulated", "deficient", "infected", "expressing",
+    "producing", "responsive", "exposed", "enhanced",
 }  # fmt: skip
 """Second halves that are mostly the writer's own, behind a whole word."""
 FEWEST = 2
 """Broken words before a text is taken for one set in lines: one may be a verse, or a table's cell."""
 NEARLY_FULL = 0.55
 """Of the text's long lines: words are broken where a line is full."""
-CLAUSE_END = re.compile(r"[.,;:!?—][”’\"')]*\s*$")
+CLAUSE_END = re.compile(r"[.,;:!?—][”’\"')]*\s*$")  # noqa: RUF001
 VERSE = 0.5
 """Of lines end in a mark: of prose in lines one in six, of verse two in three."""
 SHORTEST = 20
@@ -111,13 +116,17 @@ def _is_verse(texts: list[str]) -> bool:
 
 def _is_broken(texts: list[str], index: int, full: float) -> bool:
     text = texts[index]
-    if not text or len(text) < SHORTEST or len(text) < full:
+    if len(text) < SHORTEST or text[-1] not in HYPHENS or len(text) < full:
         return False
     head = HEAD.search(text)
     tail = TAIL.match(texts[index + 1]) if head else None
     if head is None or tail is None:
         return False
-    return tail[1].lower() not in SUSPENDED and (len(tail[1]) > 1 or tail[1].isupper()) and (len(head[1]) > 1 or " " in text.strip())
+    return (
+        tail[1].lower() not in SUSPENDED
+        and (len(tail[1]) > 1 or tail[1].isupper())
+        and (len(head[1]) > 1 or " " in text.strip())
+    )
 
 
 def _vocabulary(texts: list[str], broken: list[int]) -> Counter[str]:
@@ -129,7 +138,7 @@ def _vocabulary(texts: list[str], broken: list[int]) -> Counter[str]:
             text = text[: head.start()]
         if index in starts and (tail := TAIL.match(text)):
             text = text[tail.end() :]
-        words.update(word.lower() for word in WORD.findall(text))
+        words.update(word.lower() for word in WORD.findall(INSIDE.sub(" ", text)))
     return words
 
 

@@ -1,17 +1,20 @@
 """The lines of a text, each with its number and page, and what several finders ask of a line."""
 
 import re
+from collections.abc import Container
 from dataclasses import dataclass
 
 LINE_END = re.compile(r"\r?\n\f|\f|\r?\n")
 """pdftotext writes a form feed before a page's first line; joining the pages of pypdfium2 by one leaves no line feed there."""
 
 CODE_LINE = re.compile(
-    r"[;{}]\s*$|^\s*(?:import |from \S+ import |def |class |function |#include|#define|#!|//|/\*|\*/|</?\w+[ >]|return\b|elif |else:|try:)"
+    r"[;{}]\s*$|^\s*(?:import |from \S+ import |def |class |function |#include|#define|#!|//|/\*|\*/|</?\w+[ >]"
+    r"|return\b|elif |else:|try:)"
     r"|^\s*(?:if|for|while) .*[:{(]\s*$|^\s*[\w.\[\]]+(?:\(.*\))?\s*[-+*/|]?=\s*\S"
 )
 DECLARATION = re.compile(
-    r"^[ \t]*(?:def \w+\(|class \w+[(:]|from [\w.]+ import |import [\w.]+;?$|#include\b|#define\b|package [\w:.]+;|use [\w:]+;|public |static |(?:export |async )*function |@\w+$)",
+    r"^[ \t]*(?:def \w+\(|class \w+[(:]|from [\w.]+ import |import [\w.]+;?$|#include\b|#define\b"
+    r"|package [\w:.]+;|use [\w:]+;|public |static |(?:export |async )*function |@\w+$)",
     re.MULTILINE,
 )
 CODE_SHARE = 0.3
@@ -43,9 +46,7 @@ class Lines:
 
     def without(self, indices: set[int]) -> "Lines":
         kept = [index for index in range(len(self.texts)) if index not in indices]
-        return Lines(
-            [self.texts[i] for i in kept], [self.numbers[i] for i in kept], [self.pages[i] for i in kept]
-        )
+        return Lines([self.texts[i] for i in kept], [self.numbers[i] for i in kept], [self.pages[i] for i in kept])
 
     def unpaged(self) -> "Lines":
         """As the text reads once its form feeds are gone."""
@@ -77,7 +78,7 @@ def is_code(text: str) -> bool:
     return share >= CODE_SHARE or (share >= COMMENTED_SHARE and len(DECLARATION.findall(sample)) >= FEWEST_DECLARATIONS)
 
 
-def next_filled(texts: list[str], index: int, step: int, skipped: set[int] | dict[int, str]) -> int | None:
+def next_filled(texts: list[str], index: int, step: int, skipped: Container[int]) -> int | None:
     """The nearest line from `index` on, in steps of 1 or -1, that is neither empty nor skipped."""
     while 0 <= index < len(texts):
         if index not in skipped and texts[index].strip():

@@ -4,14 +4,18 @@ heading, entries that follow closely --> up to what is no entry any more (an app
 """
 
 import re
+from itertools import pairwise
 
 from configs.schema.layout import LayoutKind
 from jobs.corpus.layout.lines import Lines
 
 HEADING = re.compile(
-    r"\s*(?:#+\s*)?(?:(?:\d{1,2}|[IVX]{1,4}|[A-Z])\.?\s+)?(?:references(?: and notes| cited)?|r\s?e\s?f\s?e\s?r\s?e\s?n\s?c\s?e\s?s|bibliography|literature cited|works cited|cited literature"
-    r"|list of references|reference list|notes and references|literatur|literaturverzeichnis|literaturangaben|quellen|quellenverzeichnis|references et notes|références"
-    r"|références bibliographiques|bibliographie|referencias|referencias bibliográficas|bibliografía|referências|bibliografia|riferimenti bibliografici|参\s*考\s*文\s*献)\s*:?\s*",
+    r"\s*(?:#+\s*)?(?:(?:\d{1,2}|[IVX]{1,4}|[A-Z])\.?\s+)?(?:references(?: and notes| cited)?"
+    r"|r\s?e\s?f\s?e\s?r\s?e\s?n\s?c\s?e\s?s|bibliography|literature cited|works cited|cited literature"
+    r"|list of references|reference list|notes and references|literatur|literaturverzeichnis|literaturangaben"
+    r"|quellen|quellenverzeichnis|references et notes|références"
+    r"|références bibliographiques|bibliographie|referencias|referencias bibliográficas|bibliografía"
+    r"|referências|bibliografia|riferimenti bibliografici|参\s*考\s*文\s*献)\s*:?\s*",
     re.IGNORECASE,
 )
 HINT = re.compile(r"(?:19|20)\d\d")
@@ -19,31 +23,54 @@ HINT = re.compile(r"(?:19|20)\d\d")
 
 YEAR = re.compile(r"(?<![\d.])(?:1[89]|20)\d\d[a-z]?(?![\d.]\d)")
 SIGNS = (
-    re.compile(r"[(\[](?:1[89]|20)\d\d[a-z]?[)\]]|[;,.]\s*(?:1[89]|20)\d\d[a-z]?\s*[;:.,]|(?:1[89]|20)\d\d[a-z]?[.;]?\s*$"),
-    re.compile(r"(?<=\S )\d{1,4}\s?\(\d{1,3}(?:[-–]\d+)?\)|[;,]\s?\d{1,4}\(\d{1,3}\)|\bvol(?:\.|ume)\s*\d|\bno\.\s*\d|\bBd\.\s*\d|\bJg\.\s*\d", re.IGNORECASE),
-    re.compile(r"(?:\bpp?\.|\bS\.|[:,;])\s*[A-Z]?\d{1,5}\s*[-–—]\s*[A-Z]?\d{1,5}"),
-    re.compile(r"\bdoi\b|doi\.org|arXiv|https?://|\bPMID\b|\bISBN\b|\[Internet\]|\bAccessed\b|\bRetrieved\b", re.IGNORECASE),
-    re.compile(r"(?:^|[,;.&\]]|\band|\bund)\s*[A-Z][\w'’-]+,?\s+(?:[A-Z]\.?[ -]?){1,3}(?=[,.;&(:]|\s+(?:and|und|et)\b|\s*$)"),
-    re.compile(r"(?:^|[,;&\]]|\band|\bund)\s*(?:[A-Z]\.[ -]?){1,3}\s*[A-Z][\w'’-]+"),
-    re.compile(r"\bet al\b|\beds?\.|\bIn: |\bHrsg\.|\bProc(?:\.|eedings)|\bPress\b|\bPublish(?:ers?|ing)\b|\bVerlag\b|\[[JMCDR]\]|\b(?:J|Ann|Arch|Int|Rev|Trans|Z)\.? [A-Z]"),
+    re.compile(
+        r"[(\[](?:1[89]|20)\d\d[a-z]?[)\]]|[;,.]\s*(?:1[89]|20)\d\d[a-z]?\s*[;:.,]|(?:1[89]|20)\d\d[a-z]?[.;]?\s*$"
+    ),
+    re.compile(
+        r"(?<=\S )\d{1,4}\s?\(\d{1,3}(?:[-–]\d+)?\)|[;,]\s?\d{1,4}\(\d{1,3}\)|\bvol(?:\.|ume)\s*\d|\bno\.\s*\d"  # noqa: RUF001
+        r"|\bBd\.\s*\d|\bJg\.\s*\d",
+        re.IGNORECASE,
+    ),
+    re.compile(r"(?:\bpp?\.|\bS\.|[:,;])\s*[A-Z]?\d{1,5}\s*[-–—]\s*[A-Z]?\d{1,5}"),  # noqa: RUF001
+    re.compile(
+        r"\bdoi\b|doi\.org|arXiv|https?://|\bPMID\b|\bISBN\b|\[Internet\]|\bAccessed\b|\bRetrieved\b", re.IGNORECASE
+    ),
+    re.compile(
+        r"(?:^|[,;.&\]]|\band|\bund)\s*[A-Z][\w'’-]+,?\s+(?:[A-Z]\.?[ -]?){1,3}(?=[,.;&(:]|\s+(?:and|und|et)\b|\s*$)"  # noqa: RUF001
+    ),
+    re.compile(r"(?:^|[,;&\]]|\band|\bund)\s*(?:[A-Z]\.[ -]?){1,3}\s*[A-Z][\w'’-]+"),  # noqa: RUF001
+    re.compile(
+        r"\bet al\b|\beds?\.|\bIn: |\bHrsg\.|\bProc(?:\.|eedings)|\bPress\b|\bPublish(?:ers?|ing)\b|\bVerlag\b"
+        r"|\[[JMCDR]\]|\b(?:J|Ann|Arch|Int|Rev|Trans|Z)\.? [A-Z]"
+    ),
 )
 """A year where citations have it; volume and issue; pages; an identifier; names with initials behind or before; words."""
 NAMES = SIGNS[4:6]
-START = re.compile(r"\s*(?:\[\d{1,3}\]|\(?\d{1,3}[.)]|\d{1,3}\s+(?=[A-Z])|\[[A-Z][\w+]{1,9}\]|[•*–-]\s+)\s*\S")
+START = re.compile(r"\s*(?:\[\d{1,3}\]|\(?\d{1,3}[.)]|\d{1,3}\s+(?=[A-Z])|\[[A-Z][\w+]{1,9}\]|[•*–-]\s+)\s*\S")  # noqa: RUF001
 NUMBER = re.compile(r"\s*[\[(]?(\d{1,3})[\].)]?\s")
 BEFORE_HEADING = r"\s*(?:#+\s*)?(?:(?:\d{1,2}|[A-Z]|[IVX]{1,4})\.?\s+)?"
 ENDING = re.compile(
-    BEFORE_HEADING + r"(?:appendix|appendices|annex|supplementa(?:ry|l) (?:information|material|data|figure|table)s?|supporting information|acknowledge?ments?"
-    r"|author(?:s’|s'|s)? contributions?|conflicts? of interest|competing (?:financial )?interests|data availability|fig(?:ure|\.)\s*[S\d]|table\s+[S\d]|tabelle\s+\d|abbildung\s+\d|abb\.\s*\d"
+    BEFORE_HEADING + r"(?:appendix|appendices|annex|supplementa(?:ry|l) (?:information|material|data|figure|table)s?"
+    r"|supporting information|acknowledge?ments?"
+    r"|author(?:s’|s'|s)? contributions?|conflicts? of interest|competing (?:financial )?interests"  # noqa: RUF001
+    r"|data availability|fig(?:ure|\.)\s*[S\d]|table\s+[S\d]|tabelle\s+\d|abbildung\s+\d|abb\.\s*\d"
     r"|anhang|danksagung|interessenkonflikt|about the authors?|notes on contributors|附\s*录|致\s*谢|作者贡献)",
     re.IGNORECASE,
 )
 ENDING_ALONE = re.compile(
-    BEFORE_HEADING + r"(?:(?:online |supplementary |star\W? )?methods|funding|figure (?:legends?|captions?)|legends?(?: to figures)?|tables?|figures?|abbreviations?|glossary|index|contributors|"
-    r"(?:further|additional) (?:results|details|proofs|experiments)|proofs?(?: of .{3,40})?|notation|tabellen|abbildungen|abstract)\s*:?\s*",
+    BEFORE_HEADING + r"(?:(?:online |supplementary |star\W? )?methods|funding|figure (?:legends?|captions?)"
+    r"|legends?(?: to figures)?|tables?|figures?|abbreviations?|glossary|index|contributors|"
+    r"(?:further|additional) (?:results|details|proofs|experiments)|proofs?(?: of .{3,40})?|notation|tabellen"
+    r"|abbildungen|abstract)\s*:?\s*",
     re.IGNORECASE,
 )
 ENTRY_END = re.compile(r"(?:\d[\w)\]]*|[.)/])\s*$")
+CLOSING = re.compile(r"\s*(?:[A-Z][\w.&]{0,12} ){0,3}[\d(][\d–\-(),.:; ]*\.?\s*")  # noqa: RUF001
+"""A line with the end of an entry alone: Phys. 372, 1403–1421 (2011)."""  # noqa: RUF001
+DENSITY = 0.3
+"""Lines with a sign or the next number, of all: in narrow columns an entry has four lines."""
+DENSE = 0.8
+"""Where entries show a year and little else, nearly all lines must."""
 FEWEST = 3
 """Entries below a heading; fewer are left, whatever the heading says."""
 FEWEST_ALONE = 5
@@ -73,7 +100,7 @@ def find_references(lines: Lines) -> dict[int, LayoutKind]:
 def _entries(texts: list[str], start: int) -> list[int]:
     """Indices of the lines with signs of a citation, up to where they end; empty where there are too few."""
     signs: list[int] = []
-    starts = strong = without = 0
+    strong = without = number = numbered = 0
     before = ""
     for index in range(start, len(texts)):
         text = texts[index]
@@ -83,7 +110,11 @@ def _entries(texts: list[str], start: int) -> list[int]:
         if here < STRONG and _is_heading_after(text, before):
             break
         before = text
-        if here and not (_is_prose(text) and here < STRONG):
+        follows = (
+            START.match(text) is not None and (match := NUMBER.match(text)) is not None and int(match[1]) == number + 1
+        )
+        number, numbered = number + follows, numbered + follows
+        if follows or (here and not (_is_prose(text) and here < STRONG)):
             signs.append(index)
             strong += here >= STRONG
             without = 0
@@ -91,9 +122,16 @@ def _entries(texts: list[str], start: int) -> list[int]:
             without += len(text)
             if without > LONGEST_GAP or (_is_prose(text) and without > LONGEST_GAP / 2):
                 break
-        starts += START.match(text) is not None
     years = sum(YEAR.search(texts[index]) is not None for index in signs)
-    if strong < FEWEST or years < FEWEST or 2 * len(signs) < signs[-1] - start - _empty(texts, start, signs[-1]):
+    lines = sum(bool(text.strip()) for text in texts[start : signs[-1] + 1]) if signs else 0
+    if years < FEWEST or len(signs) < DENSITY * lines:
+        return []
+    dated = numbered >= FEWEST and years >= MOSTLY * numbered
+    if (
+        strong < FEWEST
+        and not dated
+        and not (len(signs) >= DENSE * lines and sum(map(_is_prose, texts[start : signs[-1] + 1])) == 0)
+    ):
         return []
     return [*signs, *_tail(texts, signs[-1])]
 
@@ -101,20 +139,29 @@ def _entries(texts: list[str], start: int) -> list[int]:
 def _is_heading_after(text: str, before: str) -> bool:
     """Whether an entry is over and what comes is named as something else."""
     over = not before or ENTRY_END.search(before) is not None
-    return over and not text.lstrip()[0].islower() and any(
-        match is not None for match in (ENDING.match(text), ENDING_ALONE.fullmatch(text), HEADING.fullmatch(text))
+    return (
+        over
+        and not text.lstrip()[0].islower()
+        and any(
+            match is not None for match in (ENDING.match(text), ENDING_ALONE.fullmatch(text), HEADING.fullmatch(text))
+        )
     )
 
 
 def _tail(texts: list[str], last: int) -> list[int]:
-    """Lines of the last entry below its last sign: they end in a full stop, close by."""
-    if ENTRY_END.search(texts[last]):
-        return []
+    """Lines of the last entry below its last sign: a year or pages that did not fit, or words up to a full stop."""
+    tail: list[int] = []
     for index in range(last + 1, min(last + 3, len(texts))):
-        if not texts[index].strip() or ENDING.match(texts[index]):
-            return []
-        if re.search(r"\.\s*$", texts[index]):
-            return list(range(last + 1, index + 1)) if len(texts[index]) < 120 else []
+        text = texts[index]
+        if not text.strip() or ENDING.match(text) or ENDING_ALONE.fullmatch(text):
+            break
+        if CLOSING.fullmatch(text):
+            return [*tail, index]
+        if ENTRY_END.search(texts[index - 1]):
+            break
+        tail.append(index)
+        if ENTRY_END.search(text):
+            return tail if len(text) < 120 else []
     return []
 
 
@@ -140,11 +187,9 @@ def _numbered_without_heading(texts: list[str], found: set[int]) -> set[int]:
 def _if_citations(texts: list[str], starts: list[int]) -> set[int]:
     if len(starts) < FEWEST_ALONE:
         return set()
-    entries = [texts[start:end] for start, end in zip(starts, starts[1:], strict=False)]
+    entries = [texts[start:end] for start, end in pairwise(starts)]
     last = starts[-1]
-    end = last + 1
-    while end < len(texts) and end - last < 5 and texts[end].strip() and not ENDING.match(texts[end]) and not ENTRY_END.search(texts[end - 1]):
-        end += 1
+    end = max(_tail(texts, last), default=last) + 1
     entries.append(texts[last:end])
     if sum(_is_citation(" ".join(entry)) for entry in entries) < MOSTLY * len(entries):
         return set()
@@ -160,13 +205,12 @@ def _signs(text: str) -> int:
     return sum(sign.search(text) is not None for sign in SIGNS)
 
 
-PROSE = re.compile(r"\b(?:was|were|is|are|we|our|this|these|that|have|has|had|been|which|wurde|wurden|dass|nicht|sich)\b", re.IGNORECASE)
+PROSE = re.compile(
+    r"\b(?:was|were|is|are|we|our|this|these|that|have|has|had|been|which|wurde|wurden|dass|nicht|sich)\b",
+    re.IGNORECASE,
+)
 
 
 def _is_prose(text: str) -> bool:
     """Verbs and pronouns that titles do without, more than one in a line."""
     return len(PROSE.findall(text)) >= 2
-
-
-def _empty(texts: list[str], start: int, end: int) -> int:
-    return sum(not text.strip() for text in texts[start:end])

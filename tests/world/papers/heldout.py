@@ -1,139 +1,176 @@
-"""Templates that were written before the rules and not looked at while these were tuned: other shapes, other styles."""
+"""Templates written after the rules, of which only totals were looked at: other shapes and styles than the tuned ones."""
 
 import random
 from collections.abc import Callable
 
 from tests.world.papers.labelled import Labelled
 from tests.world.papers.words import (
-    CHINESE, COUNTRIES, FIELDS, TOPICS, TOWNS, Lines, family, heading, initials, journal, pages_of, paginated, person, title,
+    COUNTRIES,
+    FIELDS,
+    GERMAN,
+    TOPICS,
+    TOWNS,
+    Lines,
+    family,
+    heading,
+    initials,
+    journal,
+    pages_of,
+    paginated,
+    person,
+    title,
     wrapped,
 )  # fmt: skip
 
 Texts = Callable[[], str]
 
 
-def nature_reference(rng: random.Random, number: int) -> str:
-    authors = ", ".join(f"{family(rng)}, {initials(rng, '. ')}." for _ in range(rng.randint(1, 4)))
-    return f"{number}. {authors} & {family(rng)}, {initials(rng, '. ')}. {title(rng)}. {rng.choice(TOPICS)[:4]}. {rng.choice(FIELDS)[:4]}. {rng.randint(1, 600)}, {pages_of(rng)} ({rng.randint(1985, 2024)})."
+def chicago(rng: random.Random) -> str:
+    return f"{family(rng)}, {person(rng).split()[0]}, and {person(rng)}. {rng.randint(1985, 2024)}. “{title(rng)}.” {journal(rng)} {rng.randint(1, 60)} ({rng.randint(1, 4)}): {pages_of(rng)}."
 
 
-def harvard(rng: random.Random) -> str:
-    return (
-        f"{family(rng)}, {initials(rng, '.')}., {family(rng)}, {initials(rng, '.')}. and {family(rng)}, {initials(rng, '.')}., {rng.randint(1985, 2024)}. "
-        f"{title(rng)}. {rng.choice(TOWNS)}: {rng.choice(TOWNS)} University Press, pp. {pages_of(rng)}."
-    )
+def letters_key(rng: random.Random) -> str:
+    names = [family(rng), family(rng)]
+    year = rng.randint(1985, 2022)
+    key = "".join(name[0] for name in names) + str(year)[2:]
+    return f"[{key}] {initials(rng, '. ')}. {names[0]} and {initials(rng, '. ')}. {names[1]}. {title(rng)}. {journal(rng)}, {rng.randint(1, 60)}:{pages_of(rng)}, {year}."
 
 
-def proceedings(rng: random.Random, number: int) -> str:
-    return (
-        f"[{number}] {rng.choice(['Alina', 'Gorm', 'Ivo'])} {family(rng)} and {rng.choice(['Runa', 'Marek'])} {family(rng)}. {rng.randint(1995, 2024)}. {title(rng)}. "
-        f"In Proceedings of the {rng.randint(3, 40)}th Conference on {rng.choice(TOPICS)} {rng.choice(FIELDS)} ({rng.choice(['CTF', 'SOS', 'MARE'])} ’{rng.randint(10, 24)}). {pages_of(rng)}."
-    )
+def french(rng: random.Random, number: int) -> str:
+    return f"[{number}] {family(rng)} {initials(rng, '.')}., {family(rng)} {initials(rng, '.')}. — Sur la mesure des sols humides. {rng.choice(['Ann. Sci.', 'Rev. Géol.', 'Bull. Soc.'])} {rng.choice(TOWNS)}, {rng.randint(1, 90)}, {rng.randint(1960, 2015)}, p. {pages_of(rng)}."
 
 
-def gb_reference(rng: random.Random, number: int) -> str:
-    names = ["甄岚", "柏溪", "闻舟", "岑远", "尉迟明", "钟离安"]
-    return f"[{number}] {rng.choice(names)}, {rng.choice(names)}. 春季土壤水分对幼苗生长的影响[J]. 虚构生态学报, {rng.randint(1990, 2023)}, {rng.randint(1, 40)}({rng.randint(1, 12)}): {pages_of(rng)}."
-
-
-def letter(rng: random.Random, texts: Texts) -> Labelled:
-    """Nature's shape: no abstract heading, addresses at the end of the first page, numbers glued to alternating headers."""
-    people = [person(rng) for _ in range(rng.randint(4, 9))]
-    marked = [f"{who}{rng.choice(['1', '2', '3', '1,3'])}" for who in people]
-    flow: Lines = [("body", "LETTER"), ("affiliations", "https://doi.org/10.5555/example-019-0001"), ("body", title(rng))]
-    flow += wrapped(", ".join(marked[:-1]) + " & " + marked[-1] + "*", 95, rng, label="author_lists")
-    flow += wrapped(texts(), 95, rng, 0.5)
-    flow += [line for _ in range(2) for line in wrapped(texts(), 95, rng, 0.5)]
-    places = [f"{number}Department of {rng.choice(FIELDS)}, {rng.choice(TOWNS)} University, {rng.choice(TOWNS)}, {rng.choice(COUNTRIES)}." for number in (1, 2, 3)]
-    flow += wrapped(" ".join(places) + f" *e-mail: {family(rng).lower()}@example.com", 95, rng, label="affiliations")
-    for _ in range(14):
-        flow += wrapped(texts(), 95, rng, 0.5)
-    flow += [("body", "Online content"), ("body", "Any methods and additional data are available with the online version of this letter.")]
-    flow += [("affiliations", "Received: 4 February 2018; Accepted: 30 October 2018;"), ("affiliations", "Published online 9 January 2019.")]
-    for number in range(1, rng.randint(20, 35)):
-        flow += wrapped(nature_reference(rng, number), 95, rng, label="references")
-    flow += [("body", "Acknowledgements This work was supported by the Ruritanian Science Fund."), ("body", "METHODS")]
-    flow += [line for _ in range(6) for line in wrapped(texts(), 95, rng, 0.5)]
-    bottom = lambda page: [("running_headers", f"{410 + page} | NATURAL ORDER | VOL 565 | 17 JANUARY 2019" if page % 2 else f"17 JANUARY 2019 | VOL 565 | NATURAL ORDER | {410 + page}")]  # noqa: E731
-    return Labelled("letter", paginated(flow, 60, lambda page: [("running_headers", "LETTER RESEARCH")] if page > 1 else [], bottom), "\f")
-
-
-def conference(rng: random.Random, texts: Texts) -> Labelled:
-    """Stacked blocks of author, place and e-mail; a licence footer; running titles; references like ACM's."""
-    head, people = title(rng), [person(rng) for _ in range(3)]
-    flow: Lines = [("body", head), ("body", "")]
-    for who in people:
-        flow += [
-            ("author_lists", who),
-            ("affiliations", f"{rng.choice(TOWNS)} Institute of Technology"),
-            ("affiliations", f"{rng.choice(TOWNS)}, {rng.choice(COUNTRIES)}"),
-            ("affiliations", f"{who.split()[-1].lower()}@example.net"),
-        ]
-    flow += [("body", ""), ("body", "ABSTRACT"), *wrapped(texts(), 60, rng, 0.6)]
-    flow += [("body", "KEYWORDS"), ("body", "sampling, sparse signals, estimation")]
-    for number, name in enumerate(["INTRODUCTION", "BACKGROUND", "APPROACH", "EVALUATION", "CONCLUSIONS"], 1):
-        flow += [("body", f"{number} {name}")]
-        flow += [line for _ in range(rng.randint(2, 4)) for line in wrapped(texts(), 60, rng, 0.6)]
-    flow += [("body", "ACKNOWLEDGMENTS"), ("body", f"We thank the anonymous reviewers and {person(rng)}.")]
-    flow += [("references", "REFERENCES")]
-    for number in range(1, rng.randint(18, 40)):
-        flow += wrapped(proceedings(rng, number), 60, rng, label="references")
-    top = lambda page: [("running_headers", f"CTF ’21, June 2021, {TOWNS[3]}, {COUNTRIES[2]}"), ("running_headers", f"{people[0].split()[-1]} and {people[1].split()[-1]}, et al.")] if page > 1 else []  # noqa: E731
-    return Labelled("conference", paginated(flow, 66, top, lambda page: [("page_numbers", f"- {page} -")]))
-
-
-def report(rng: random.Random, texts: Texts) -> Labelled:
-    """Contents without leaders, 'Page 3 of 20', Harvard references, an annex behind them, no form feeds."""
-    names = [heading(rng) for _ in range(6)]
-    flow: Lines = [("body", title(rng)), ("body", f"Prepared for the Ministry of {rng.choice(FIELDS)}"), ("body", ""), ("tables_of_contents", "Contents")]
-    for number, name in enumerate(names, 1):
-        flow += [("tables_of_contents", f"{number}. {name} {number * 3}"), ("tables_of_contents", f"{number}.1 {heading(rng)} {number * 3 + 1}")]
-    flow += [("tables_of_contents", "References 22"), ("tables_of_contents", "Annex 1 24"), ("body", "")]
-    for number, name in enumerate(names, 1):
-        flow += [("body", f"{number}. {name}")]
-        flow += [line for _ in range(rng.randint(3, 6)) for line in wrapped(texts(), 84, rng, 0.25)]
-    flow += [("references", "7. References")]
-    for entry in sorted(harvard(rng) for _ in range(rng.randint(9, 25))):
-        flow += wrapped(entry, 84, rng, label="references")
-    flow += [("body", "Annex 1"), *[line for _ in range(4) for line in wrapped(texts(), 84, rng, 0.25)]]
-    pages = (len(flow) + 37) // 38
-    top = lambda page: [("running_headers", "National survey of small catchments – final report")] if page > 1 else []  # noqa: E731
-    return Labelled("report", paginated(flow, 38, top, lambda page: [("page_numbers", f"Page {page} of {pages}")], break_pages=False))
-
-
-def chinese_article(rng: random.Random, texts: Texts) -> Labelled:
-    """Chinese prose with addresses in brackets, dates of receipt, GB/T 7714 references and an English abstract that stays."""
-    flow: Lines = [("body", "春季土壤水分对高海拔幼苗生长的影响"), ("author_lists", "甄 岚1, 柏 溪2, 闻 舟1*")]
-    flow += [
-        ("affiliations", "(1. 虚构大学 生态学院, 某市 100000; 2. 假想科学院 土壤研究所, 某市 200000)"),
-        ("affiliations", f"收稿日期:2018-0{rng.randint(1, 9)}-12  修回日期:2018-11-03"),
-        ("affiliations", "*通信作者 E-mail: wen@example.cn"),
-        ("body", "摘要:" + "".join(rng.sample(CHINESE, 4))),
-        ("body", "关键词:土壤水分;幼苗;海拔"),
+def physics_paper(rng: random.Random, texts: Texts) -> Labelled:
+    """Superscripts behind names, italic addresses, arXiv's stamp, numbers at the top right, references keyed by letters."""
+    people = [person(rng) for _ in range(rng.randint(2, 5))]
+    flow: Lines = [
+        ("body", title(rng)),
+        ("author_lists", ", ".join(f"{who},{rng.choice('12')}" for who in people[:-1]) + f", and {people[-1]}1,†"),
     ]
-    for name in ("1 引言", "2 材料与方法", "3 结果", "4 讨论", "5 结论"):
-        flow.append(("body", name))
-        prose = "".join(rng.choice(CHINESE) for _ in range(40))
-        flow += [("body", prose[start : start + 42]) for start in range(0, len(prose), 42)]
-    flow.append(("references", "参考文献"))
-    flow += [("references", gb_reference(rng, number)) for number in range(1, rng.randint(8, 20))]
-    flow += [("body", "Effects of soil moisture on seedlings"), *wrapped("Abstract: " + texts(), 90, rng)]
-    top = lambda page: [("running_headers", f"第{page % 2 + 1}期 甄岚等:春季土壤水分对高海拔幼苗生长的影响 {30 + page}" if page % 2 else f"虚构生态学报 第28卷 {30 + page}")]  # noqa: E731
-    return Labelled("chinese_article", paginated(flow, 30, top, lambda page: []))
+    flow += [
+        (
+            "affiliations",
+            f"1Institute of Theoretical {rng.choice(FIELDS)}, {rng.choice(TOWNS)} University, {rng.choice(TOWNS)} {rng.randint(10000, 99999)}, {rng.choice(COUNTRIES)}",
+        ),
+        (
+            "affiliations",
+            f"2Laboratory for {rng.choice(TOPICS)} Sciences, {rng.choice(TOWNS)}, {rng.choice(COUNTRIES)}",
+        ),
+        ("affiliations", f"(Received {rng.randint(1, 28)} June 2015; published {rng.randint(1, 28)} September 2015)"),
+    ]
+    flow += wrapped(texts(), 100, rng, 0.5)
+    for name in ("I. INTRODUCTION", "II. MODEL", "III. RESULTS", "IV. CONCLUSIONS"):
+        flow += [("body", ""), ("body", name), ("body", "")]
+        flow += [line for _ in range(rng.randint(2, 4)) for line in wrapped(texts(), 100, rng, 0.5)]
+    flow += [
+        ("body", ""),
+        ("body", "ACKNOWLEDGMENTS"),
+        ("body", f"This work was supported by the {rng.choice(TOWNS)} Foundation."),
+        ("references", "REFERENCES"),
+        ("body", ""),
+    ]
+    for entry in sorted(letters_key(rng) for _ in range(rng.randint(12, 30))):
+        flow += wrapped(entry, 100, rng, label="references")
+    head = f"{family(rng).upper()} et al. PHYSICAL FABLES B {rng.randint(60, 99)}, 0451{rng.randint(10, 99)} (2015)"
+    top = lambda page: [("running_headers", head)] if page > 1 else []  # noqa: E731
+    return Labelled("physics_paper", paginated(flow, 52, top, lambda page: [("page_numbers", f"045101-{page}")]), "\f")
 
 
-def shop_blog(rng: random.Random, texts: Texts) -> Labelled:
-    """A blog post between a menu, a newsletter box and a footer, in English or German."""
-    if rng.random() < 0.5:
-        before = ["Zum Inhalt springen", "Startseite", "Produkte", "Über uns", "Kontakt", "Diese Website verwendet Cookies, um Ihnen den bestmöglichen Service zu bieten.", "Alle akzeptieren"]
-        after = ["Teilen", "Newsletter abonnieren", "Impressum | Datenschutz | AGB", f"© 2020 {rng.choice(TOWNS)} GmbH. Alle Rechte vorbehalten."]
-    else:
-        before = ["Menu", "Search", "Shop", "Blog", "Cart (0)", "This website uses cookies to ensure you get the best experience on our website.", "Got it!"]
-        after = ["Share this:", "Click to share on Twitter (Opens in new window)", "Sign up for our newsletter", "Related posts", "Leave a comment", f"Copyright © 2020 {rng.choice(TOWNS)} Ltd. All Rights Reserved."]
-    lines: Lines = [("boilerplate", text) for text in before]
-    lines += [("body", title(rng))] + [("body", texts()) for _ in range(rng.randint(2, 5))]
-    return Labelled("shop_blog", lines + [("boilerplate", text) for text in after])
+def humanities_essay(rng: random.Random, texts: Texts) -> Labelled:
+    """One author, an e-mail, no abstract, Chicago author-date, works cited, odd and even titles without form feeds."""
+    name, who = title(rng, (3, 6)), person(rng)
+    flow: Lines = [
+        ("body", name),
+        ("author_lists", who),
+        ("affiliations", f"Department of History, {rng.choice(TOWNS)} College"),
+        ("affiliations", f"{family(rng).lower()}@example.org"),
+        ("body", ""),
+    ]
+    for number in range(4):
+        flow += [("body", heading(rng))] if number else []
+        flow += [line for _ in range(5) for line in wrapped(texts(), 70, rng, 0.4)]
+    flow += [("body", ""), ("references", "Works Cited")]
+    for entry in sorted(chicago(rng) for _ in range(rng.randint(8, 22))):
+        flow += wrapped(entry, 70, rng, label="references")
+    flow += [("body", ""), ("body", "About the author"), ("body", f"{who} teaches history and keeps bees.")]
+    top = lambda page: (  # noqa: E731
+        [("running_headers", f"{page}   {name}" if page % 2 == 0 else f"{who}   {page}")] if page > 1 else []
+    )
+    return Labelled("humanities_essay", paginated(flow, 39, top, lambda page: [], break_pages=False))
 
 
-TEMPLATES = (letter, conference, report, chinese_article)
-WEB_TEMPLATES = (shop_blog,)
+def manual(rng: random.Random, texts: Texts) -> Labelled:
+    """Contents of two levels over a page break with roman numbers, version lines as footers, no references."""
+    chapters = [heading(rng) for _ in range(6)]
+    product = f"{rng.choice(TOWNS)} Pump {rng.randint(100, 900)}"
+    contents: Lines = [("tables_of_contents", "CONTENTS"), ("tables_of_contents", f"Preface {'.' * 40} iii")]
+    for number, name in enumerate(chapters, 1):
+        contents += [("tables_of_contents", f"Chapter {number}: {name} {'.' * rng.randint(10, 40)} {number * 2 - 1}")]
+        contents += [("tables_of_contents", f"    {heading(rng)} {'·' * rng.randint(10, 40)} {number * 2}")]
+    flow: Lines = []
+    for number, name in enumerate(chapters, 1):
+        flow += [("body", f"Chapter {number}: {name}"), ("body", "")]
+        for _ in range(4):
+            flow += [*wrapped(texts(), 82, rng, 0.2), ("body", "")]
+        flow += [
+            ("body", f"{step}. {text}")
+            for step, text in enumerate(["Close the valve.", "Wait for 2 minutes.", "Open the valve."], 1)
+        ]
+    footer = f"{product} User Guide, Rev. C"
+    pages = paginated(
+        flow, 34, lambda page: [], lambda page: [("running_headers", footer), ("page_numbers", str(page))]
+    )
+    return Labelled(
+        "manual", [("body", product), ("body", "User Guide"), ("page_break", ""), *contents, ("page_break", ""), *pages]
+    )
+
+
+def french_article(rng: random.Random, texts: Texts) -> Labelled:
+    """Résumé and Abstract, numbered French references, 'Reçu le', a page number between dashes; prose in German stands for French."""
+    sentences = GERMAN.split(". ")
+    prose = lambda: ". ".join(rng.sample(sentences, 6)).rstrip(".") + "."  # noqa: E731
+    flow: Lines = [("body", "Sur la mesure des sols humides en altitude"), ("body", "")]
+    flow += [
+        ("author_lists", f"{person(rng)} et {person(rng)}"),
+        ("affiliations", f"Laboratoire de géologie, Université de {rng.choice(TOWNS)}, {rng.choice(TOWNS)}"),
+        ("affiliations", f"Reçu le {rng.randint(1, 28)} mars 1998, accepté le {rng.randint(1, 28)} juin 1998"),
+        ("body", ""), ("body", "Résumé"), *wrapped(prose(), 72, rng, 0.5), ("body", "Abstract"), *wrapped(texts(), 72, rng, 0.5),
+    ]  # fmt: skip
+    for name in ("1. Introduction", "2. Méthodes", "3. Résultats", "4. Conclusion"):
+        flow += [("body", ""), ("body", name), *[line for _ in range(3) for line in wrapped(prose(), 72, rng, 0.5)]]
+    flow += [("body", ""), ("references", "Références bibliographiques")]
+    for number in range(1, rng.randint(8, 18)):
+        flow += wrapped(french(rng, number), 72, rng, label="references")
+    return Labelled(
+        "french_article",
+        paginated(flow, 32, lambda page: [], lambda page: [("page_numbers", f"– {page + 110} –")]),  # noqa: RUF001
+    )
+
+
+def magazine(rng: random.Random, texts: Texts) -> Labelled:
+    """A magazine's article page with a consent banner, a paywall line and social links."""
+    before = ["Skip to navigation", "Open menu", "Home", "News", "Topics", "Events", "Sign in", "Create an account"]
+    after = [
+        "Share on Twitter",
+        "Share on LinkedIn",
+        "Follow us on Twitter",
+        "You might also like",
+        "Load more",
+        "Cookie settings",
+        "Terms of service · Privacy policy · Contact us",
+        f"© {rng.choice(TOWNS)} Review 2022",
+    ]
+    lines: Lines = [
+        ("boilerplate", text)
+        for text in ["Our website uses cookies and similar tools.", "Manage preferences", "Reject all", *before]
+    ]
+    lines += [("body", title(rng)), ("body", f"By {person(rng)}")]
+    lines += [("body", texts()) for _ in range(rng.randint(3, 5))] + [
+        ("boilerplate", "Advertisement"),
+        ("body", texts()),
+    ]
+    return Labelled("magazine", lines + [("boilerplate", text) for text in after])
+
+
+TEMPLATES = (physics_paper, humanities_essay, manual, french_article)
+WEB_TEMPLATES = (magazine,)

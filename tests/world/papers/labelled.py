@@ -77,7 +77,7 @@ def _count_lines(document: Labelled, stripped: Stripped, counts: dict[str, Count
     found: dict[int, str] = {}
     for removed in stripped.removed:
         if removed.kind in LINE_KINDS:
-            found.update({number: removed.kind for number in range(removed.first_line, removed.first_line + removed.lines)})
+            found.update(dict.fromkeys(range(removed.first_line, removed.first_line + removed.lines), removed.kind))
     texts = [text for label, text in document.lines if label != PAGE_BREAK]
     for number, label in document.labels().items():
         wanted, got = label.rstrip(JOINED + KEPT), found.get(number, BODY)
@@ -98,9 +98,13 @@ def _count_lines(document: Labelled, stripped: Stripped, counts: dict[str, Count
 
 def _count_hyphens(document: Labelled, stripped: Stripped, counts: Counts) -> None:
     labels = document.labels()
-    wanted = {number: JOINED if label.endswith(JOINED) else KEPT for number, label in labels.items() if label[-1:] in "~="}
+    wanted = {
+        number: JOINED if label.endswith(JOINED) else KEPT for number, label in labels.items() if label[-1:] in "~="
+    }
     joined = Counter(
-        (item.first_line, JOINED if item.characters else KEPT) for item in stripped.removed if item.kind == "hyphenation"
+        (item.first_line, JOINED if item.characters else KEPT)
+        for item in stripped.removed
+        if item.kind == "hyphenation"
     )
     hits = sum((joined & Counter(wanted.items())).values())
     counts.hits += hits
@@ -108,7 +112,10 @@ def _count_hyphens(document: Labelled, stripped: Stripped, counts: Counts) -> No
     counts.misses += len(wanted) - hits
     texts = [text for label, text in document.lines if label != PAGE_BREAK]
     wrong = (joined - Counter(wanted.items())) + (Counter(wanted.items()) - joined)
-    counts.examples += [f"{document.name}:{n} {form}: {texts[n - 1][-30:]} / {texts[n][:20] if n < len(texts) else ''}" for n, form in wrong]
+    counts.examples += [
+        f"{document.name}:{n} {form}: {texts[n - 1][-30:]} / {texts[n][:20] if n < len(texts) else ''}"
+        for n, form in wrong
+    ]
 
 
 def read_labelled(path: Path) -> Labelled:

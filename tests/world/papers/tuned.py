@@ -5,8 +5,22 @@ from collections.abc import Callable
 
 from tests.world.papers.labelled import Labelled
 from tests.world.papers.words import (
-    COUNTRIES, FIELDS, GERMAN, TOPICS, TOWNS, Lines, family, heading, initials, journal, pages_of, paginated, person,
-    short_journal, title, wrapped,
+    COUNTRIES,
+    FIELDS,
+    GERMAN,
+    TOPICS,
+    TOWNS,
+    Lines,
+    family,
+    heading,
+    initials,
+    journal,
+    pages_of,
+    paginated,
+    person,
+    short_journal,
+    title,
+    wrapped,
 )  # fmt: skip
 
 Texts = Callable[[], str]
@@ -44,7 +58,9 @@ def german_reference(rng: random.Random) -> str:
     )
 
 
-def sections(texts: Texts, rng: random.Random, width: int, hyphens: float, names: list[str], blank: bool = True) -> Lines:
+def sections(
+    texts: Texts, rng: random.Random, width: int, hyphens: float, names: list[str], blank: bool = True
+) -> Lines:
     flow: Lines = []
     for name in names:
         flow += [("body", ""), ("body", name)]
@@ -62,21 +78,38 @@ def biomedical_article(rng: random.Random, texts: Texts) -> Labelled:
     flow += wrapped(", ".join(numbered[:-1]) + " and " + numbered[-1], 80, rng, label="author_lists")
     flow += [
         ("body", ""),
-        ("affiliations", f"1 Department of {rng.choice(TOPICS)} {rng.choice(FIELDS)}, University of {rng.choice(TOWNS)}, {rng.choice(TOWNS)}, {rng.choice(COUNTRIES)}"),
-        ("affiliations", f"2 Institute for {rng.choice(FIELDS)}, {rng.choice(TOWNS)} University Hospital, {rng.choice(COUNTRIES)}"),
-        ("affiliations", f"* Correspondence to: {people[0]}, Department of {rng.choice(FIELDS)}, {rng.choice(TOWNS)}. E-mail: {family(rng).lower()}@example.org"),
+        (
+            "affiliations",
+            f"1 Department of {rng.choice(TOPICS)} {rng.choice(FIELDS)}, University of {rng.choice(TOWNS)}, {rng.choice(TOWNS)}, {rng.choice(COUNTRIES)}",
+        ),
+        (
+            "affiliations",
+            f"2 Institute for {rng.choice(FIELDS)}, {rng.choice(TOWNS)} University Hospital, {rng.choice(COUNTRIES)}",
+        ),
+        (
+            "affiliations",
+            f"* Correspondence to: {people[0]}, Department of {rng.choice(FIELDS)}, {rng.choice(TOWNS)}. E-mail: {family(rng).lower()}@example.org",
+        ),
         ("affiliations", f"Received {rng.randint(1, 28)} March 2019; accepted {rng.randint(1, 28)} July 2019"),
         ("body", ""),
         ("body", "Abstract"),
     ]
     flow += wrapped(texts(), 80, rng, 0.5)
     flow += sections(texts, rng, 80, 0.5, ["Introduction", "Materials and methods", "Results", "Discussion"])
-    flow += [("body", ""), ("body", "Acknowledgements"), ("body", f"We thank {person(rng)} for technical help and the staff of the field station.")]
+    flow += [
+        ("body", ""),
+        ("body", "Acknowledgements"),
+        ("body", f"We thank {person(rng)} for technical help and the staff of the field station."),
+    ]
     flow += [("body", ""), ("references", "References")]
     for number in range(1, rng.randint(15, 40)):
         flow += wrapped(vancouver(rng, number), 80, rng, 0.5, "references")
     flow = [(label.rstrip("~=") if label.startswith("references") else label, text) for label, text in flow]
-    top = lambda page: [("running_headers", f"{people[0].split()[-1]} et al." if page % 2 else f"{name} {rng.choice(['', ''])}(2019)")] if page > 1 else []  # noqa: E731
+    top = lambda page: (  # noqa: E731
+        [("running_headers", f"{people[0].split()[-1]} et al." if page % 2 else f"{name} {rng.choice(['', ''])}(2019)")]
+        if page > 1
+        else []
+    )
     bottom = lambda page: [("page_numbers", str(first + page))]  # noqa: E731
     return Labelled("biomedical_article", paginated(flow, 44, top, bottom), rng.choice(["\n\f", "\f"]))
 
@@ -91,13 +124,22 @@ def preprint(rng: random.Random, texts: Texts) -> Labelled:
         ("body", "Abstract"),
     ]
     flow += wrapped(texts(), 90, rng, 0.4)
-    flow += sections(texts, rng, 90, 0.4, ["1 Introduction", "2 Related work", "3 Method", "4 Experiments", "5 Conclusion"], blank=False)
+    flow += sections(
+        texts,
+        rng,
+        90,
+        0.4,
+        ["1 Introduction", "2 Related work", "3 Method", "4 Experiments", "5 Conclusion"],
+        blank=False,
+    )
     flow += [("references", "References")]
     for entry in sorted(apa(rng) for _ in range(rng.randint(10, 30))):
         flow += wrapped(entry, 90, rng, label="references")
     flow += [("body", "A Additional results")]
     flow += [line for _ in range(3) for line in wrapped(texts(), 90, rng, 0.4)]
-    return Labelled("preprint", paginated(flow, 46, lambda page: [], lambda page: [("page_numbers", str(page))], break_pages=False))
+    return Labelled(
+        "preprint", paginated(flow, 46, lambda page: [], lambda page: [("page_numbers", str(page))], break_pages=False)
+    )
 
 
 def thesis(rng: random.Random, texts: Texts) -> Labelled:
@@ -108,7 +150,9 @@ def thesis(rng: random.Random, texts: Texts) -> Labelled:
     for number, chapter in enumerate(chapters, 1):
         contents.append(("tables_of_contents", f"{number} {chapter} {'.' * rng.randint(8, 50)} {page}"))
         for part in range(1, 4):
-            contents.append(("tables_of_contents", f"{number}.{part} {heading(rng)} {'. ' * rng.randint(8, 30)}{page + part}"))
+            contents.append(
+                ("tables_of_contents", f"{number}.{part} {heading(rng)} {'. ' * rng.randint(8, 30)}{page + part}")
+            )
         page += rng.randint(4, 9)
     contents.append(("tables_of_contents", f"Bibliography {'.' * 30} {page}"))
     flow: Lines = []
@@ -122,7 +166,14 @@ def thesis(rng: random.Random, texts: Texts) -> Labelled:
     flow += [("body", ""), ("body", "Appendix A"), ("body", "Questionnaire")]
     flow += [line for _ in range(3) for line in [("body", ""), *wrapped(texts(), 78, rng, 0.3)]]
     where = lambda page: min(3, (page - 1) * 4 * 40 // max(len(flow), 1))  # noqa: E731
-    top = lambda page: [("running_headers", f"{page} CHAPTER {where(page) + 1}. {chapters[where(page)].upper()}" if page % 2 else f"{chapters[where(page)]} {page}")]  # noqa: E731
+    top = lambda page: [  # noqa: E731
+        (
+            "running_headers",
+            f"{page} CHAPTER {where(page) + 1}. {chapters[where(page)].upper()}"
+            if page % 2
+            else f"{chapters[where(page)]} {page}",
+        )
+    ]
     pages = paginated(flow, 40, top, lambda page: [])
     front: Lines = [("body", title(rng)), ("body", "A thesis"), ("page_break", ""), *contents, ("page_break", "")]
     return Labelled("thesis", front + pages)
@@ -136,7 +187,10 @@ def german_article(rng: random.Random, texts: Texts) -> Labelled:
     flow: Lines = [("body", "Bodenfeuchte und Keimlingswachstum in Höhenlagen"), ("body", "")]
     flow += [
         ("author_lists", f"{people[0]}1, {people[1]}2 und {people[2]}1"),
-        ("affiliations", f"1 Institut für {rng.choice(['Bodenkunde', 'Pflanzenbau', 'Waldökologie'])}, Universität {rng.choice(TOWNS)}"),
+        (
+            "affiliations",
+            f"1 Institut für {rng.choice(['Bodenkunde', 'Pflanzenbau', 'Waldökologie'])}, Universität {rng.choice(TOWNS)}",
+        ),
         ("affiliations", f"2 Fakultät für Forstwissenschaften, Technische Hochschule {rng.choice(TOWNS)}"),
         ("affiliations", "Eingegangen: 3. Mai 2011 / Angenommen: 12. August 2011"),
         ("body", ""),
@@ -149,18 +203,42 @@ def german_article(rng: random.Random, texts: Texts) -> Labelled:
     flow += [("body", ""), ("references", rng.choice(["Literatur", "Literaturverzeichnis"]))]
     for entry in sorted(german_reference(rng) for _ in range(rng.randint(8, 20))):
         flow += wrapped(entry, 76, rng, label="references")
-    top = lambda page: [("running_headers", f"{200 + page} {people[0].split()[-1]} u. a." if page % 2 else f"Z. Boden u. Wald 12 {200 + page}")] if page > 1 else []  # noqa: E731
+    top = lambda page: (  # noqa: E731
+        [
+            (
+                "running_headers",
+                f"{200 + page} {people[0].split()[-1]} u. a." if page % 2 else f"Z. Boden u. Wald 12 {200 + page}",
+            )
+        ]
+        if page > 1
+        else []
+    )
     return Labelled("german_article", paginated(flow, 36, top, lambda page: []))
 
 
 def web_article(rng: random.Random, texts: Texts) -> Labelled:
     """Navigation, cookies, share buttons and a copyright line around an article."""
-    lines: Lines = [("boilerplate", word) for word in ["Skip to main content", "Home", "News", "About", "Contact", "Log in"]]
-    lines += [("boilerplate", "We use cookies to improve your experience. By continuing you accept our use of cookies."), ("boilerplate", "Accept all")]
-    lines += [("body", ""), ("body", title(rng)), ("boilerplate", "Share on Facebook"), ("boilerplate", "Tweet"), ("body", "")]
+    lines: Lines = [
+        ("boilerplate", word) for word in ["Skip to main content", "Home", "News", "About", "Contact", "Log in"]
+    ]
+    lines += [
+        ("boilerplate", "We use cookies to improve your experience. By continuing you accept our use of cookies."),
+        ("boilerplate", "Accept all"),
+    ]
+    lines += [
+        ("body", ""),
+        ("body", title(rng)),
+        ("boilerplate", "Share on Facebook"),
+        ("boilerplate", "Tweet"),
+        ("body", ""),
+    ]
     for _ in range(rng.randint(3, 6)):
         lines += [("body", texts()), ("body", "")]
-    lines += [("boilerplate", "Subscribe to our newsletter"), ("boilerplate", "Privacy Policy | Terms of Use | Contact us"), ("boilerplate", f"© 2021 {rng.choice(TOWNS)} Media. All rights reserved.")]
+    lines += [
+        ("boilerplate", "Subscribe to our newsletter"),
+        ("boilerplate", "Privacy Policy | Terms of Use | Contact us"),
+        ("boilerplate", f"© 2021 {rng.choice(TOWNS)} Media. All rights reserved."),
+    ]
     return Labelled("web_article", lines)
 
 

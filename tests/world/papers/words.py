@@ -7,16 +7,159 @@ from tests.world.papers.labelled import JOINED, KEPT
 
 Lines = list[tuple[str, str]]
 
-GIVEN = "Alina Bertold Caro Dorit Edvin Fenja Gorm Hilla Ivo Jurina Kasper Lioba Marek Nuria Orla Pavel Quinn Runa Sunniva Tomas".split()
-FAMILY_STARTS = "Bral Dov Fen Gar Hol Jes Kel Lam Mor Nad Ost Pra Quel Rin Sav Tol Ulm Ver Wes Zan".split()
-FAMILY_ENDS = "ander beck dotter ez field hoven ic ini kova lund man mere oglu ova rup sen shaw stad ton ward".split()
-TOWNS = "Ashmere Brillow Corvale Dunhaven Eastrill Falkmoor Grenstad Hollowick Istervik Jarrowby Karlsund Lindemar".split()
-COUNTRIES = "Freedonia Ruritania Sylvania Genovia Graustark Elbonia".split()
-TOPICS = "Cell Tissue Renal Cardiac Applied Comparative Clinical Marine Soil Forest Plant Neural Thermal Optical Social".split()
-FIELDS = "Biology Medicine Physics Chemistry Ecology Epidemiology Engineering Statistics Physiology Economics".split()
-TITLE_WORDS = """effects of prolonged cooling on membrane transport in isolated cells long-term outcome after early treatment randomised
-trial comparison two methods for estimating nitrogen uptake genetic variation among populations model-based analysis
-sparse signals role inflammation exercise older adults sampling design small catchments""".split()
+GIVEN = [
+    "Alina",
+    "Bertold",
+    "Caro",
+    "Dorit",
+    "Edvin",
+    "Fenja",
+    "Gorm",
+    "Hilla",
+    "Ivo",
+    "Jurina",
+    "Kasper",
+    "Lioba",
+    "Marek",
+    "Nuria",
+    "Orla",
+    "Pavel",
+    "Quinn",
+    "Runa",
+    "Sunniva",
+    "Tomas",
+]
+FAMILY_STARTS = [
+    "Bral",
+    "Dov",
+    "Fen",
+    "Gar",
+    "Hol",
+    "Jes",
+    "Kel",
+    "Lam",
+    "Mor",
+    "Nad",
+    "Ost",
+    "Pra",
+    "Quel",
+    "Rin",
+    "Sav",
+    "Tol",
+    "Ulm",
+    "Ver",
+    "Wes",
+    "Zan",
+]
+FAMILY_ENDS = [
+    "ander",
+    "beck",
+    "dotter",
+    "ez",
+    "field",
+    "hoven",
+    "ic",
+    "ini",
+    "kova",
+    "lund",
+    "man",
+    "mere",
+    "oglu",
+    "ova",
+    "rup",
+    "sen",
+    "shaw",
+    "stad",
+    "ton",
+    "ward",
+]
+TOWNS = [
+    "Ashmere",
+    "Brillow",
+    "Corvale",
+    "Dunhaven",
+    "Eastrill",
+    "Falkmoor",
+    "Grenstad",
+    "Hollowick",
+    "Istervik",
+    "Jarrowby",
+    "Karlsund",
+    "Lindemar",
+]
+COUNTRIES = ["Freedonia", "Ruritania", "Sylvania", "Genovia", "Graustark", "Elbonia"]
+TOPICS = [
+    "Cell",
+    "Tissue",
+    "Renal",
+    "Cardiac",
+    "Applied",
+    "Comparative",
+    "Clinical",
+    "Marine",
+    "Soil",
+    "Forest",
+    "Plant",
+    "Neural",
+    "Thermal",
+    "Optical",
+    "Social",
+]
+FIELDS = [
+    "Biology",
+    "Medicine",
+    "Physics",
+    "Chemistry",
+    "Ecology",
+    "Epidemiology",
+    "Engineering",
+    "Statistics",
+    "Physiology",
+    "Economics",
+]
+TITLE_WORDS = [
+    "effects",
+    "of",
+    "prolonged",
+    "cooling",
+    "on",
+    "membrane",
+    "transport",
+    "in",
+    "isolated",
+    "cells",
+    "long-term",
+    "outcome",
+    "after",
+    "early",
+    "treatment",
+    "randomised",
+    "trial",
+    "comparison",
+    "two",
+    "methods",
+    "for",
+    "estimating",
+    "nitrogen",
+    "uptake",
+    "genetic",
+    "variation",
+    "among",
+    "populations",
+    "model-based",
+    "analysis",
+    "sparse",
+    "signals",
+    "role",
+    "inflammation",
+    "exercise",
+    "older",
+    "adults",
+    "sampling",
+    "design",
+    "small",
+    "catchments",
+]
 
 GERMAN = """Die Untersuchung wurde an zwölf Standorten über einen Zeitraum von drei Jahren durchgeführt. Dabei zeigte sich, dass die
 Bodenfeuchte im Frühjahr den größten Einfluss auf das Wachstum der Keimlinge ausübte. In einer zweiten Versuchsreihe wurden die
@@ -27,7 +170,9 @@ Für die Auswertung wurde ein gemischtes lineares Modell mit zufälligen Effekte
 gesondert geprüft und gegebenenfalls von der weiteren Berechnung ausgeschlossen. Insgesamt lassen sich die beobachteten
 Unterschiede am ehesten durch die Beschaffenheit des Untergrunds erklären. Weitergehende Schlussfolgerungen sind nur mit
 zusätzlichen Langzeitbeobachtungen möglich. Die Genauigkeit der verwendeten Messgeräte lag durchgehend innerhalb der vom Hersteller
-angegebenen Grenzen. Zur Überprüfung wurden einzelne Proben von einer unabhängigen Arbeitsgruppe erneut bestimmt.""".replace("\n", " ")
+angegebenen Grenzen. Zur Überprüfung wurden einzelne Proben von einer unabhängigen Arbeitsgruppe erneut bestimmt.""".replace(
+    "\n", " "
+)
 
 CHINESE = [
     "本研究在三个年度内对十二块样地进行了连续观测。", "结果表明,春季土壤含水量对幼苗生长的影响最为显著。",
@@ -61,7 +206,11 @@ def heading(rng: random.Random) -> str:
 
 def journal(rng: random.Random) -> str:
     return rng.choice(
-        [f"Journal of {rng.choice(TOPICS)} {rng.choice(FIELDS)}", f"Annals of {rng.choice(FIELDS)}", f"{rng.choice(TOPICS)} {rng.choice(FIELDS)} Letters"]
+        [
+            f"Journal of {rng.choice(TOPICS)} {rng.choice(FIELDS)}",
+            f"Annals of {rng.choice(FIELDS)}",
+            f"{rng.choice(TOPICS)} {rng.choice(FIELDS)} Letters",
+        ]
     )
 
 
@@ -71,7 +220,7 @@ def short_journal(rng: random.Random) -> str:
 
 def pages_of(rng: random.Random) -> str:
     first = rng.randint(1, 1800)
-    return f"{first}–{first + rng.randint(3, 19)}" if rng.random() < 0.5 else f"{first}-{first + rng.randint(3, 19)}"
+    return f"{first}–{first + rng.randint(3, 19)}" if rng.random() < 0.5 else f"{first}-{first + rng.randint(3, 19)}"  # noqa: RUF001
 
 
 def wrapped(text: str, width: int, rng: random.Random, hyphens: float = 0.0, label: str = "body") -> Lines:
@@ -97,13 +246,21 @@ def wrapped(text: str, width: int, rng: random.Random, hyphens: float = 0.0, lab
 
 def _broken(word: str, room: int, rng: random.Random) -> tuple[str, str, str] | None:
     """A head that fits, the tail, and whether the hyphen is the word's own."""
-    own = [match.start() for match in re.finditer("-", word) if 2 <= match.start() <= room and word[match.start() + 1 :][:1].isalpha() and word[match.start() - 1].isalpha()]
+    own = [
+        match.start()
+        for match in re.finditer("-", word)
+        if 2 <= match.start() <= room and word[match.start() + 1 :][:1].isalpha() and word[match.start() - 1].isalpha()
+    ]
     if own:
         return word[: own[-1]], word[own[-1] + 1 :], KEPT
     whole = re.match(r"[^\W\d_]+", word)
     if whole is None or "-" in word:
         return None
-    places = [at for at in range(3, min(room, len(whole[0]) - 3) + 1) if word[at - 1].lower() in "aeiounrl" and word[at].lower() not in "aeiouäöü"]
+    places = [
+        at
+        for at in range(3, min(room, len(whole[0]) - 3) + 1)
+        if word[at - 1].lower() in "aeiounrl" and word[at].lower() not in "aeiouäöü"
+    ]
     if not places:
         return None
     at = rng.choice(places)
