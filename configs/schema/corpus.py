@@ -4,6 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from configs.schema.quality import Quality
 from configs.schema.tree import FileCount, Fraction, Node, PositiveInt, StageName
 
 RowFormat = Literal[
@@ -27,6 +28,7 @@ class Source(Node):
     licence: str = Field(description="SPDX expression, or LicenseRef-... for terms without an SPDX id.")
     confidentiality: Literal["public", "internal", "restricted"] = "internal"
     limit_documents: PositiveInt | None = Field(default=None, description="Keep the first N documents in file order.")
+    quality: Quality | None = Field(default=None, description="Instead of the stage's `quality`, all of it.")
 
 
 class Cleaning(Node):
@@ -53,6 +55,9 @@ class CorpusStage(Node):
     stage: Literal["corpus"]
     sources: dict[StageName, Source] = Field(min_length=1)
     cleaning: Cleaning = Cleaning()
+    quality: Quality = Field(
+        default=Quality(), description="Rules that set documents aside, for all sources that have none of their own."
+    )
     heldout_fraction: Fraction = 0.02
     split_seed: int = 0
     partitions: FileCount = Field(
