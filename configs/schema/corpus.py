@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from configs.schema.duplicates import Decontamination, NearDuplicates
 from configs.schema.licences import Licence
+from configs.schema.quality import Quality
 from configs.schema.tree import FileCount, Fraction, Node, PositiveInt, StageName
 
 RowFormat = Literal[
@@ -37,6 +38,7 @@ class Source(Node):
     licence: Licence = Field(description="SPDX expression, or LicenseRef-... for terms without an SPDX id.")
     confidentiality: Literal["public", "internal", "restricted"] = "internal"
     limit_documents: PositiveInt | None = Field(default=None, description="Keep the first N documents in file order.")
+    quality: Quality | None = Field(default=None, description="Instead of the stage's `quality`, all of it.")
 
 
 class Cleaning(Node):
@@ -65,6 +67,9 @@ class CorpusStage(Node):
     cleaning: Cleaning = Cleaning()
     near_duplicates: NearDuplicates | None = None
     decontamination: Decontamination | None = None
+    quality: Quality = Field(
+        default=Quality(), description="Rules that set documents aside, for all sources that have none of their own."
+    )
     heldout_fraction: Fraction = 0.02
     split_seed: int = 0
     partitions: FileCount = Field(

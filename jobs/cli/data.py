@@ -1,4 +1,4 @@
-"""`data check` and `data preview`: what a run would learn from, before anything starts."""
+"""`data check` and `data preview`: what a run would learn from, before anything starts. `data filter` is in quality.py."""
 
 import json
 from dataclasses import asdict
@@ -11,6 +11,7 @@ from rich.text import Text
 
 from jobs.cli.places import StoreOption, load_config
 from jobs.cli.plan import ConfigArgument, JsonOption, OverridesArgument
+from jobs.cli.quality import filter_documents
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,10 +22,11 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="data",
-    help="Look at the data of a run file: formats, counts, lengths, and real rows as they are learnt.",
+    help="Look at the data of a run file: formats, counts, lengths, real rows as they are learnt, what filters would drop.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+app.command("filter")(filter_documents)
 
 StageOption = Annotated[str | None, typer.Option("--stage", help="One shards stage; default: all of them.")]
 
