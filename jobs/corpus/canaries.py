@@ -13,10 +13,12 @@ from collections.abc import Callable
 
 from configs.errors import UserError
 from configs.schema.pii import Pii, PiiKind
-from jobs.corpus.pii import PLACEHOLDERS, redact
+from jobs.corpus.pii import redact
 
 CANARIES_PER_KIND = 60
 """One that is missed costs 1.7 % of recall, so 0.95 allows three."""
+LOOK_ALIKE_SENTENCES = 280
+"""About 20 of each."""
 
 GIVEN_NAMES = ("Ada", "Grace", "Emmy", "Alan", "Rosalind", "Max", "Lise", "Niels")
 FAMILY_NAMES = ("Lovelace", "Hopper", "Noether", "Turing", "Franklin", "Planck", "Meitner", "Bohr")
@@ -173,20 +175,17 @@ def measured_recall(settings: Pii, salt: bytes, seed: int) -> dict[PiiKind, floa
     `keep` is left out: a domain that is kept may be that of a canary.
     """
     settings = settings.model_copy(update={"keep": []})
-    return {kind: _found(settings, kind, salt, seed) / CANARIES_PER_KIND for kind in settings.wanted_kinds}
+    return {kind: found / CANARIES_PER_KIND for kind, found in _found(settings, salt, seed).items()}
 
 
 def measured_precision(settings: Pii, salt: bytes, seed: int) -> dict[PiiKind, float]:
-    """Of what was found in canaries and in as many sentences of look-alikes, the share that was planted; 1 where nothing was."""
+    """Of what was found in the canaries of a kind and in the look-alikes, the share that was planted; 1 where nothing was."""
     settings = settings.model_copy(update={"keep": []})
     random_ = random.Random(f"look-alikes {seed}")
-    sentences = [_filled(random_.choice(LOOK_ALIKES), random_) for _ in range(CANARIES_PER_KIND * len(LOOK_ALIKES))]
+    sentences = [_filled(random_.choice(LOOK_ALIKES), random_) for _ in range(LOOK_ALIKE_SENTENCES)]
     wrong = Counter(finding.kind for result in redact(sentences, settings, salt) for finding in result.findings)
-    precision: dict[PiiKind, float] = {}
-    for kind in settings.wanted_kinds:
-        right = _found(settings, kind, salt, seed)
-        precision[kind] = right / (right + wrong[kind]) if right + wrong[kind] else 1.0
-    return precision
+    found = _found(settings, salt, seed)
+    return {kind: right / (right + wrong[kind]) if right + wrong[kind] else 1.0 for kind, right in found.items()}
 
 
 def require_recall(settings: Pii, salt: bytes, seed: int) -> dict[PiiKind, float]:
@@ -196,8 +195,8 @@ def require_recall(settings: Pii, salt: bytes, seed: int) -> dict[PiiKind, float
     low = [f"{kind} {recall[kind]:.2f} (at least {least[kind]})" for kind in recall if recall[kind] < least[kind]]
     if low:
         raise UserError(
-            f"pii: of the planted values too few were found: {', '.join(low)}; seed {seed}. Leave the kind out of `kinds`, name a "
-            "better `ner_pipeline`, or say in `minimum_canary_recall_of` what share you accept."
+            f"pii: of the planted values too few were found: {', '.join(low)}; seed {seed}. Leave the kind out of `kinds`, "
+            "name a better `ner_pipeline`, or say in `minimum_canary_recall_of` what share you accept."
         )
     return recall
 
@@ -213,14 +212,16 @@ def planted(kind: PiiKind, seed: int) -> list[tuple[str, str]]:
     return sentences
 
 
-def _found(settings: Pii, kind: PiiKind, salt: bytes, seed: int) -> int:
-    """A value counts where nothing of it is left and its own kind was found."""
-    sentences = planted(kind, seed)
-    results = redact([sentence for sentence, _ in sentences], settings, salt)
-    return sum(
-        value not in result.text and PLACEHOLDERS[kind] in result.text and any(f.kind == kind for f in result.findings)
-        for (_, value), result in zip(sentences, results, strict=True)
-    )
+def _found(settings: Pii, salt: bytes, seed: int) -> dict[PiiKind, int]:
+    """By kind, in how many of its sentences nothing is left of the value and a finding is of the kind."""
+    canaries: list[tuple[PiiKind, str, str]] = [
+        (kind, *canary) for kind in settings.wanted_kinds for canary in planted(kind, seed)
+    ]
+    results = redact([sentence for _, sentence, _ in canaries], settings, salt)
+    found: dict[PiiKind, int] = dict.fromkeys(settings.wanted_kinds, 0)
+    for (kind, _, value), result in zip(canaries, results, strict=True):
+        found[kind] += value not in result.text and any(finding.kind == kind for finding in result.findings)
+    return found
 
 
 def _filled(sentence: str, random_: random.Random) -> str:

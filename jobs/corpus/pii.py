@@ -13,7 +13,7 @@ import hmac
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import get_args
+from typing import Any, get_args
 
 import pyarrow as pa
 
@@ -88,9 +88,9 @@ def redact(texts: Sequence[str] | pa.Array | pa.ChunkedArray, settings: Pii, sal
 
 
 def _one_array(texts: Sequence[str] | pa.Array | pa.ChunkedArray) -> pa.Array:
-    if isinstance(texts, pa.ChunkedArray):
-        texts = texts.combine_chunks()
-    array = texts if isinstance(texts, pa.Array) else pa.array(texts, pa.large_string())
+    array: Any = pa.array(texts, pa.large_string()) if isinstance(texts, Sequence) else texts
+    if isinstance(array, pa.ChunkedArray):
+        array = array.combine_chunks()
     assert array.null_count == 0, f"{array.null_count} texts are null"
     return array
 

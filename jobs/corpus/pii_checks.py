@@ -9,7 +9,7 @@ import re
 
 from configs.schema.pii import PiiKind
 
-TOP_LEVEL_OF_TITLES = frozenset({"Com", "Org", "Net", "Edu", "Gov"})
+COMMON_TOP_LEVEL = frozenset({"com", "org", "net", "edu", "gov"})
 IP_DOCUMENTATION = [
     ipaddress.ip_network(net) for net in ("192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24", "2001:db8::/32")
 ]
@@ -36,9 +36,9 @@ CARD_ISSUERS = re.compile(
 left out: results of long multiplications look like them."""
 COUNTRY_CODES = re.compile(
     "1|7|2(?:0|7|1[12368]|[2346][0-9]|5[0-8]|9[0178])|3(?:[0-469]|[578][0-9])|4(?:[013-9]|2[0-9])|5(?:[1-8]|0[0-9]|9[0-9])"
-    "|6(?:[0-6]|[789][0-9])|8(?:[1246]|[058][0-9])|9(?:[0-58]|[679][0-9])"
+    "|6(?:[0-6]|[789][0-9])|8(?:[1246]|[058][0-9])|9(?:[0-58]|6[0-8]|7[0-79]|9[2-68])"
 )
-"""ITU-T E.164 assigned zones; the three-digit ones to the ten."""
+"""ITU-T E.164 assigned zones; some of the three-digit ones only to the ten."""
 YEARS = re.compile(r"(?:19|20)[0-9]{2}[^0-9(]+(?:19|20)[0-9]{2}")
 NUMBER_GROUPS = re.compile("[0-9]+")
 TEMPLATE = re.compile(r"[${<%*…\[]|\.\.\.|(?i:xxx|your[_-])|[A-Z]+(?:_[A-Z]+)+\Z")
@@ -54,9 +54,9 @@ def is_mail_domain(value: str, before: str, after: str) -> bool:
     """Refuses "Fe3O4@SiO2.The" (a sentence follows) and `a@b.sum(` (a matrix product)."""
     domain = value.rpartition("@")[2]
     top = domain.rpartition(".")[2]
-    if after.startswith("(") and len(top) > 2 and top.title() not in TOP_LEVEL_OF_TITLES:
+    if after.startswith("(") and len(top) > 2 and top.lower() not in COMMON_TOP_LEVEL:
         return False
-    return top.islower() or top in TOP_LEVEL_OF_TITLES or domain.isupper()
+    return top.islower() or top.lower() in COMMON_TOP_LEVEL or domain.isupper()
 
 
 def is_public_ipv4(value: str, before: str, after: str) -> bool:
@@ -146,7 +146,7 @@ def is_ssn(value: str, before: str, after: str) -> bool:
     """Numbers that the SSA gives out, and the ITINs of the IRS in the same shape."""
     digits = _digits(value)
     area, group, serial = int(digits[:3]), int(digits[3:5]), int(digits[5:])
-    is_itin = area >= 900 and (50 <= group <= 65 or 70 <= group <= 88 or 90 <= group <= 92 or 94 <= group)
+    is_itin = area >= 900 and (50 <= group <= 65 or 70 <= group <= 88 or 90 <= group <= 92 or group >= 94)
     return (area not in (0, 666) and area < 900 and group > 0 and serial > 0) or is_itin
 
 

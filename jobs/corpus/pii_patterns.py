@@ -152,15 +152,17 @@ PATTERNS = (
         "credentials",
         "://[^ \t\r\n/?#:@]+:[^ \t\r\n/?#]+@",
         "(?<![0-9A-Za-z])[A-Za-z][0-9A-Za-z+.-]{1,20}://"
-        "(?P<value>[^ \t\r\n/?#:@<>\\[\\]\"']{1,128}:[^ \t\r\n/?#<>\\[\\]\"']{1,256}@[0-9A-Za-z][0-9A-Za-z.-]{0,252}(?::[0-9]{1,5})?)",
+        "(?P<value>[^ \t\r\n/?#:@<>\\[\\]\"']{1,128}:[^ \t\r\n/?#<>\\[\\]\"']{1,256}"
+        "@[0-9A-Za-z][0-9A-Za-z.-]{0,252}(?::[0-9]{1,5})?)",
         checks.is_filled_in_password,
     ),
     _pattern(
         "secret",
         "-----BEGIN [0-9A-Z ]{0,40}PRIVATE KEY",
-        # Where the end is missing, as far as the text is base64.
+        # Where the end is missing, as far as whole lines are base64.
         "-----BEGIN [0-9A-Z ]{0,40}PRIVATE KEY(?: BLOCK)?-----"
-        "(?:(?s:.{0,20000}?)-----END [0-9A-Z ]{0,40}PRIVATE KEY(?: BLOCK)?-----|[0-9A-Za-z+/=\\\\\r\n]*)",
+        "(?:(?s:.{0,20000}?)-----END [0-9A-Z ]{0,40}PRIVATE KEY(?: BLOCK)?-----"
+        r"|(?:(?:\r?\n|\\n)[0-9A-Za-z+/]+={0,2}(?=\r?\n|\\n|\Z))*)",
         checks.always,
     ),
     _pattern(
@@ -205,14 +207,17 @@ def suspicious_rows(texts: pa.Array, patterns: Sequence[Pattern]) -> dict[int, l
     if not patterns:
         return {}
     anything = "|".join(dict.fromkeys(f"(?:{pattern.prefilter})" for pattern in patterns))
-    rows = pc.indices_nonzero(pc.match_substring_regex(texts, anything))
+    rows = pc.call_function("indices_nonzero", [_matches(texts, anything)])
     candidates = texts.take(rows)
     found: dict[int, list[Pattern]] = {row: [] for row in rows.to_pylist()}
     for pattern in patterns:
-        matches = pc.match_substring_regex(candidates, pattern.prefilter)
-        for row in rows.filter(matches).to_pylist():
+        for row in rows.filter(_matches(candidates, pattern.prefilter)).to_pylist():
             found[row].append(pattern)
     return found
+
+
+def _matches(texts: pa.Array, expression: str) -> pa.Array:
+    return pc.call_function("match_substring_regex", [texts], pc.MatchSubstringOptions(expression))
 
 
 def pattern_spans(text: str, patterns: Sequence[Pattern]) -> Iterator[Span]:

@@ -1,20 +1,19 @@
 """Tier `presidio`: its recognisers of numbers that have a check digit, and telephone numbers of many countries.
 
 Only those: on PubMed its IP addresses are enzymes, its medical licences trial numbers (NCT...), its driver's licences genes, its
-URLs species (E.co), and its telephone numbers at the default leniency ranges of any two numbers. No model is loaded: without a
-language model a score is the pattern's own, 1.0 where the check digit is right and 0 where it is wrong.
+URLs species (E.co), and its telephone numbers at the default leniency ranges of any two numbers. Its recognisers are
+asked themselves: the AnalyzerEngine around them wants a language model, and without one (NoOpNlpEngine) only adds copying. A
+score is then the pattern's own, 1.0 where the check digit is right and 0 where it is wrong.
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, get_args
+from typing import Any
 
 from configs.errors import UserError
-from configs.schema.pii import Pii, PiiKind, PresidioKind
+from configs.schema.pii import Pii, PiiKind
 from jobs.corpus.pii_checks import normalised
 from jobs.corpus.pii_patterns import Span
 
-ENTITIES: dict[PresidioKind, str] = {kind: kind.upper() for kind in get_args(PresidioKind)}
-"""Kinds are named as Presidio names them."""
 LEAST_SCORE = 0.5
 """Presidio gives 1.0 to a right check digit and from 0.5 to shapes that are rare elsewhere (a UK NINO), less to plain digits."""
 PHONE_LENIENCY = 3
@@ -26,9 +25,7 @@ FEWEST_PHONE_DIGITS = 7
 def presidio_finder(settings: Pii) -> Callable[[str], Iterable[Span]]:
     """Raises UserError where presidio-analyzer is not installed."""
     try:
-        from presidio_analyzer import AnalyzerEngine, RecognizerRegistry
         from presidio_analyzer import predefined_recognizers as recognizers
-        from presidio_analyzer.nlp_engine import NoOpNlpEngine
     except ImportError as error:
         raise UserError(
             f"pii.tier: {settings.tier} needs presidio-analyzer 2.2.366, which is not installed here ({error.name} is missing). "
@@ -46,26 +43,17 @@ def presidio_finder(settings: Pii) -> Callable[[str], Iterable[Span]]:
         "in_aadhaar": recognizers.InAadhaarRecognizer,
         "de_tax_id": lambda: recognizers.DeTaxIdRecognizer(supported_language="en"),
     }
-    kinds_of: dict[str, PiiKind] = {
-        "PHONE_NUMBER": "phone",
-        **{entity: kind for kind, entity in ENTITIES.items()},
-    }
-    registry = RecognizerRegistry(
-        recognizers=[make() for kind, make in makers.items() if kind in settings.wanted_kinds],
-        supported_languages=["en"],
-    )
-    language = NoOpNlpEngine(models=[{"lang_code": "en", "model_name": "none"}])
-    analyzer = AnalyzerEngine(registry=registry, nlp_engine=language, supported_languages=["en"])
+    found_by: dict[PiiKind, Any] = {kind: make() for kind, make in makers.items() if kind in settings.wanted_kinds}
 
     def find(text: str) -> Iterator[Span]:
-        for result in analyzer.analyze(text, language="en"):
-            kind = kinds_of[result.entity_type]
-            start, value = result.start, text[result.start : result.end]
-            if value.startswith("(") and ")" not in value:  # the bracket of "(01632 960001)"
-                start, value = start + 1, value[1:]
-            is_part = _is_word(text[start - 1 : start]) or _is_word(text[result.end : result.end + 1])
-            if not is_part and (_is_phone(value) if kind == "phone" else _is_number(kind, value, result.score)):
-                yield Span(start, result.end, kind, normalised(kind, value))
+        for kind, recognizer in found_by.items():
+            for result in recognizer.analyze(text, recognizer.supported_entities):
+                start, value = result.start, text[result.start : result.end]
+                if value.startswith("(") and ")" not in value:  # the bracket of "(01632 960001)"
+                    start, value = start + 1, value[1:]
+                is_part = _is_word(text[start - 1 : start]) or _is_word(text[result.end : result.end + 1])
+                if not is_part and (_is_phone(value) if kind == "phone" else _is_number(kind, value, result.score)):
+                    yield Span(start, result.end, kind, normalised(kind, value))
 
     return find
 
