@@ -74,10 +74,7 @@ TOKEN_PREFIXES = (
 IPV4 = r"[0-9]{1,3}\.[0-9]{1,3}\.[0-9]{1,3}\.[0-9]{1,3}"
 IPV6 = "[23][0-9A-Fa-f]{3}:[0-9A-Fa-f]{0,4}:"
 """2000::/3, the only part of IPv6 that is given out: `std::vector` and 12:30:45 are no candidates."""
-CARD = (
-    f"[2-6][0-9]{{3}}{GAP}?[0-9]{{4}}{GAP}?[0-9]{{4}}{GAP}?[0-9]{{4}}|3[0-9]{{3}}{GAP}?[0-9]{{6}}{GAP}?[0-9]{{4,5}}"
-    "|62[0-9]{17}"
-)
+CARD = f"[2-6][0-9]{{3}}{GAP}?[0-9]{{4}}{GAP}?[0-9]{{4}}{GAP}?[0-9]{{4}}|3[0-9]{{3}}{GAP}?[0-9]{{6}}{GAP}?[0-9]{{4,5}}"
 NANP = rf"(?:\([2-9][0-9]{{2}}\)[{SPACE}]?|[2-9][0-9]{{2}}[.{DASH}])[2-9][0-9]{{2}}[.{DASH}][0-9]{{4}}"
 """North American: NPA-NXX-XXXX."""
 # 14 digits: E.164 allows 15, no plan has them, and sums in columns do.

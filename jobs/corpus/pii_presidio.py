@@ -64,10 +64,15 @@ def _is_word(character: str) -> bool:
 
 
 def _is_phone(value: str) -> bool:
-    """Digits without gaps most often count something."""
-    return not value.isdigit() and sum(map(str.isdigit, value)) >= FEWEST_PHONE_DIGITS
+    """Digits without gaps most often count something, and with both a point and a slash they are a rate (77.94/100000)."""
+    return not value.isdigit() and not {".", "/"} <= set(value) and sum(map(str.isdigit, value)) >= FEWEST_PHONE_DIGITS
 
 
 def _is_number(kind: PiiKind, value: str, score: float) -> bool:
-    """NHS numbers are written in threes with spaces; one in eleven telephone numbers with dashes has their check digit too."""
-    return score >= LEAST_SCORE and not (kind == "uk_nhs" and "-" in value)
+    """NHS numbers are written in threes with spaces; one in eleven telephone numbers with dashes has their check digit too.
+    Presidio ignores the case, and "rs261083 C" is an allele."""
+    return (
+        score >= LEAST_SCORE
+        and not (kind == "uk_nhs" and "-" in value)
+        and (kind == "crypto" or value == value.upper())
+    )

@@ -30,6 +30,8 @@ REPLACED = {
     "at http://192.0.2.17:10024/a and 198.51.100.7, 8.8.8.8.": "at http://[IP]:10024/a and [IP], [IP].",
     "The server 1.1.1.1 answers; 2001:db8::17:1: so does": "The server [IP] answers; [IP]: so does",
     "Visa 4111 1111 1111 1111, exp. 12/26; 3782-822463-10005": "Visa [CARD], exp. 12/26; [CARD]",
+    "UnionPay 6205500000000000004": "UnionPay [CARD]",
+    "secret: password: hunter22": "secret: password: [SECRET]",
     "IBAN GB82 WEST 1234 5698 7654 32 OR DE89370400440532013000.": "IBAN [IBAN] OR [IBAN].",
     "+44 20 7946 0018, +1 (212) 555-0123; (212) 555-0123": "[PHONE], [PHONE]; [PHONE]",
     "call 1-212-555-0123 or 212.555.0123 now": "call [PHONE] or [PHONE] now",
@@ -97,7 +99,7 @@ TEXTS = st.lists(PIECES, max_size=8).map("".join)
 
 
 @given(st.lists(TEXTS, max_size=3))
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=150)
 def test_redacting_twice_is_redacting_once_and_findings_say_where(texts: list[str]):
     results = redact(texts, TIER_1, SALT)
     assert redact([result.text for result in results], TIER_1, SALT) == [
@@ -112,7 +114,7 @@ def test_redacting_twice_is_redacting_once_and_findings_say_where(texts: list[st
 
 
 @given(TEXTS)
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=150)
 def test_the_prefilter_loses_nothing(text: str):
     row = pa.array([text], pa.large_string())
     assert list(pattern_spans(text, suspicious_rows(row, PATTERNS).get(0, []))) == list(pattern_spans(text, PATTERNS))
@@ -260,9 +262,9 @@ def test_precision_counts_look_alikes(monkeypatch: pytest.MonkeyPatch):
 def test_presidio_adds_numbers_with_check_digits_and_phones_without_a_word():
     pytest.importorskip("presidio_analyzer")
     tier_2 = Pii(tier="presidio")
-    text = "NHS 943 476 5919, NINO AA 12 34 56 B, RSSMRA85T10A562S (020 7946 0018), 943 476 5918; EC 3.4.21.4, 1685 students, NCT02760001"
+    text = "NHS 943 476 5919, NINO AA 12 34 56 B, RSSMRA85T10A562S (020 7946 0018), 943 476 5918; EC 3.4.21.4, 1685 students, NCT02760001, 77.94/100000, rs261083 C, 10.2174/15680266206"
     assert redact([text], tier_2, SALT)[0].text == (
-        "NHS [UK_NHS], NINO [UK_NINO], [IT_FISCAL_CODE] ([PHONE]), [PHONE]; EC 3.4.21.4, 1685 students, NCT02760001"
+        "NHS [UK_NHS], NINO [UK_NINO], [IT_FISCAL_CODE] ([PHONE]), [PHONE]; EC 3.4.21.4, 1685 students, NCT02760001, 77.94/100000, rs261083 C, 10.2174/15680266206"
     )
     assert measured_recall(tier_2, SALT, 0) == dict.fromkeys(KINDS_OF_TIER["presidio"], 1.0)
     assert measured_precision(tier_2, SALT, 0) == dict.fromkeys(KINDS_OF_TIER["presidio"], 1.0)
