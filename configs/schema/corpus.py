@@ -5,7 +5,9 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from configs.schema.duplicates import Decontamination, NearDuplicates
+from configs.schema.layout import Layout
 from configs.schema.licences import Licence
+from configs.schema.pii import Pii
 from configs.schema.quality import Quality
 from configs.schema.tree import FileCount, Fraction, Node, PositiveInt, StageName
 
@@ -38,6 +40,7 @@ class Source(Node):
     licence: Licence = Field(description="SPDX expression, or LicenseRef-... for terms without an SPDX id.")
     confidentiality: Literal["public", "internal", "restricted"] = "internal"
     limit_documents: PositiveInt | None = Field(default=None, description="Keep the first N documents in file order.")
+    layout: Layout = Layout()
     quality: Quality | None = Field(default=None, description="Instead of the stage's `quality`, all of it.")
 
 
@@ -65,6 +68,7 @@ class CorpusStage(Node):
     stage: Literal["corpus"]
     sources: dict[StageName, Source] = Field(min_length=1)
     cleaning: Cleaning = Cleaning()
+    pii: Pii = Pii()
     near_duplicates: NearDuplicates | None = None
     decontamination: Decontamination | None = None
     quality: Quality = Field(

@@ -1,6 +1,6 @@
 """Cleaned rows as the rows of a table: where each goes, and what it is known by.
 
-Raw --sha256--> id, partition, side of the split;  Rejected --hash of its place--> partition
+Refined --sha256--> id, partition, side of the split;  Rejected --hash of its place--> partition
 """
 
 from typing import Any
@@ -12,6 +12,7 @@ from jobs.corpus.clean import collapsed
 from jobs.corpus.formats import QUESTION_FORMATS
 from jobs.corpus.judgements import dump, first_question
 from jobs.corpus.raw import Raw, Rejected
+from jobs.corpus.refine import Refined
 from jobs.corpus.schema import DOCUMENT_SCHEMA, document_id_of, partition_of, text_sha256
 
 CANDIDATE_SCHEMA = pa.schema(
@@ -21,6 +22,8 @@ CANDIDATE_SCHEMA = pa.schema(
         ("format", pa.string()),
         ("ignored", pa.string()),
         ("encoding", pa.string()),
+        ("stripped", pa.string()),
+        ("findings", pa.string()),
         ("split_by", pa.string()),
         ("source_order", pa.int32()),
         ("reason", pa.string()),
@@ -28,13 +31,16 @@ CANDIDATE_SCHEMA = pa.schema(
     ]
 )
 """A document, or a bad row: then `reason` and `detail` are set and the document's own columns are null. `split_by` is the
-sha256 of what decides the side of the split; `ignored` is a JSON list of columns."""
+sha256 of what decides the side of the split; `ignored` is a JSON list of columns, `stripped` characters by kind
+of layout, `findings` a list of kind and digest."""
 
 
-def candidate(row: Raw | Rejected, partitions: int) -> dict[str, Any]:
-    if isinstance(row, Rejected):
+def candidate(refined: Refined | Rejected, partitions: int, audited: bool = False) -> dict[str, Any]:
+    if isinstance(refined, Rejected):
+        row = refined
         partition = partition_of(document_id_of(text_sha256(row.uri)), partitions)
         return {"partition": partition, "uri": row.uri, "reason": row.reason, "detail": row.detail}
+    row = refined.document
     judgement = None if row.judgement is None else dump(row.judgement)
     # Two pairs may share prompt and chosen answer: their judgements tell them apart.
     sha256 = text_sha256(row.text if judgement is None else f"{row.text}\n{judgement}")
@@ -52,6 +58,10 @@ def candidate(row: Raw | Rejected, partitions: int) -> dict[str, Any]:
         "byte_offset": None if row.byte_range is None else row.byte_range.offset,
         "byte_length": None if row.byte_range is None else row.byte_range.length,
         "encoding": row.encoding,
+        "stripped": orjson.dumps(refined.stripped).decode() if refined.stripped else None,
+        "findings": orjson.dumps([[each.kind, each.digest if audited else ""] for each in refined.findings]).decode()
+        if refined.findings
+        else None,
         "ignored": orjson.dumps(row.ignored).decode() if row.ignored else None,
         "split_by": _split_by(row, sha256),
     }

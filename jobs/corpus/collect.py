@@ -7,6 +7,7 @@
 Bad rows travel with the good ones and end in quarantine/ with their reason: every row that was read is in one of the files.
 """
 
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -18,15 +19,20 @@ import pyarrow as pa
 import ray
 
 from cluster.storage import Store
+from configs.errors import UserError
 from configs.schema.corpus import CorpusStage
+from jobs.corpus.canaries import require_recall
 from jobs.corpus.contamination import Contamination, contamination_of
 from jobs.corpus.inputs import InputFile, find_inputs
 from jobs.corpus.near import CLUSTERS, IndexFile, describe, find_clusters, index_of
 from jobs.corpus.partitions import Progress, Report, add_counts, run_each, run_partitions
+from jobs.corpus.pii import SHORTEST_SALT
 from jobs.corpus.provenance import write_collected
-from jobs.corpus.reading import partition_reader, read_units
+from jobs.corpus.reading import NO_SALT, partition_reader, read_units
 from jobs.corpus.schema import DOCUMENT_SCHEMA, DataError, read_table, write_table
 from jobs.corpus.writing import keep, kept, partition_writer, sort_out, without_near_duplicates, write_partition
+
+PII_SALT = "ACCLIMATE_PII_SALT"
 
 
 @dataclass(frozen=True)
@@ -37,6 +43,7 @@ class CorpusSummary:
         CorpusSummary(train=17700, heldout=361, conversations=5329, preferences=0, thumbs=0, characters=27_000_000,
                       documents_by_source={"pubmed": 18061}, documents_by_format={"pubmed": {"pubmed": 18061}},
                       documents_by_licence={"LicenseRef-NLM": 18061}, documents_by_encoding={"utf-8": 18061},
+                      stripped={}, personal={"email": 812}, canary_recall={"email": 1.0},
                       quarantined={"duplicate": 3, "too_short": 290})
     """
 
@@ -54,6 +61,12 @@ class CorpusSummary:
     documents_by_licence: dict[str, int]
     documents_by_encoding: dict[str, int]
     """As what their files were decoded; what is not utf-8 was said by a byte order mark, or guessed."""
+    stripped: dict[str, int]
+    """Characters of page layout that were taken out, by kind."""
+    personal: dict[str, int]
+    """Placeholders that stand for personal data and secrets, by kind."""
+    canary_recall: dict[str, float]
+    """Share of made-up values of each kind, planted beside the corpus, that the same rules found in this run."""
     quarantined: dict[str, int]
     """Rows by reason."""
 
@@ -70,10 +83,13 @@ def build_corpus(
         earlier: contents of the corpora that `near_duplicates` and `decontamination` name, by config key.
 
     Raises:
+        UserError: canaries of personal data were not found (`pii`), or the salt of its audit is none.
         DataError: a source matches nothing, a host cannot see a file, or no document is left for training.
     """
     inputs = find_inputs(stage, Path.cwd())
-    reports, near = _partitions(stage, inputs, output, progress, earlier or {})
+    salt = audit_salt()
+    recall = {**require_recall(stage.pii, salt or NO_SALT, stage.split_seed)}
+    reports, near = _partitions(stage, inputs, output, progress, earlier or {}, salt)
     splits = add_counts(reports, "documents")
     counts = add_counts(reports, "counts")
     summary = CorpusSummary(
@@ -87,6 +103,9 @@ def build_corpus(
         documents_by_format=_by_source(add_counts(reports, "formats")),
         documents_by_licence=add_counts(reports, "licences"),
         documents_by_encoding=add_counts(reports, "encodings"),
+        stripped=add_counts(reports, "stripped"),
+        personal=add_counts(reports, "personal"),
+        canary_recall=recall,
         quarantined=add_counts(reports, "quarantined"),
     )
     held_out_only = stage.heldout_fraction == 1 and summary.heldout > 0
@@ -104,12 +123,17 @@ def build_corpus(
 
 
 def _partitions(
-    stage: CorpusStage, inputs: list[InputFile], output: Store, progress: Progress, earlier: Mapping[str, Store]
+    stage: CorpusStage,
+    inputs: list[InputFile],
+    output: Store,
+    progress: Progress,
+    earlier: Mapping[str, Store],
+    salt: bytes,
 ) -> tuple[list[Report], Report]:
     """Writes all partitions; their reports, and what was found of near-duplicates."""
     contamination = _contamination(stage, earlier)
     units = read_units(stage, inputs)
-    read = partition_reader(stage)
+    read = partition_reader(stage, salt)
     if stage.near_duplicates is None:
         write = partition_writer(stage, output, partial(_here, contamination))
         return run_partitions(units, read, write, stage.partitions, "corpus", progress), {}
@@ -145,6 +169,17 @@ def _partitions(
     reports = run_each(sorted_out, write_kept, "corpus", progress)
     output.remove("work")
     return reports, {**found, "files": own | {CLUSTERS: clusters}}
+
+
+def audit_salt() -> bytes:
+    """ACCLIMATE_PII_SALT; empty without. With it a corpus keeps which document had which value, as keyed digests: who has the
+    salt can look a value up, nobody else can. It is in no config, log or artifact. Raises UserError."""
+    salt = os.environ.get(PII_SALT, "").encode()
+    if salt and len(salt) < SHORTEST_SALT:
+        raise UserError(
+            f"{PII_SALT} has {len(salt)} characters; give it {SHORTEST_SALT} or more (openssl rand -hex 24)"
+        )
+    return salt
 
 
 def _contamination(stage: CorpusStage, earlier: Mapping[str, Store]) -> "ray.ObjectRef[Contamination] | None":

@@ -4,21 +4,25 @@ files of a unit --read_file--> Raw | Rejected --clean--> --candidate--> tables o
 """
 
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 import pyarrow as pa
 
 from configs.schema.corpus import CorpusStage
 from jobs.corpus.candidates import CANDIDATE_SCHEMA, candidate
-from jobs.corpus.clean import clean_document
 from jobs.corpus.inputs import InputFile
 from jobs.corpus.partitions import Read
-from jobs.corpus.raw import Raw, Rejected, RowError
+from jobs.corpus.raw import Rejected
 from jobs.corpus.readers import read_file
+from jobs.corpus.refine import Refined, redacted, refine
 from jobs.corpus.schema import DataError
 
 ROWS_PER_TABLE = 2000
 """About 4 MB of abstracts: small beside Ray Data's 128 MiB blocks, large enough that Arrow's cost per table vanishes."""
+
+NO_SALT = bytes(16)
+"""For digests that nobody keeps."""
 
 
 def read_units(stage: CorpusStage, inputs: list[InputFile]) -> list[dict[str, Any]]:
@@ -31,8 +35,12 @@ def read_units(stage: CorpusStage, inputs: list[InputFile]) -> list[dict[str, An
     return units
 
 
-def partition_reader(stage: CorpusStage) -> Read:
-    """Reads the candidates of one unit (`read_units`)."""
+def partition_reader(stage: CorpusStage, salt: bytes = b"") -> Read:
+    """Reads the candidates of one unit (`read_units`).
+
+    Args:
+        salt: of the audit of personal data; without one there is none.
+    """
 
     def read(unit: dict[str, Any]) -> Iterator[pa.Table]:
         source = stage.sources[unit["source"]]
@@ -42,28 +50,29 @@ def partition_reader(stage: CorpusStage) -> Read:
             "licence": source.licence,
             "confidentiality": source.confidentiality,
         }
-        rows: list[dict[str, Any]] = []
-        for file, row in _unit_rows(stage, unit):
-            rows.append({**columns, "file": file, **candidate(row, stage.partitions)})
-            if len(rows) == ROWS_PER_TABLE:
-                yield pa.Table.from_pylist(rows, schema=CANDIDATE_SCHEMA)
-                rows = []
-        if rows:
-            yield pa.Table.from_pylist(rows, schema=CANDIDATE_SCHEMA)
+        rows = _unit_rows(stage, unit)
+        while batch := list(islice(rows, ROWS_PER_TABLE)):
+            files = [file for file, _ in batch]
+            found = redacted([row for _, row in batch], stage.pii, salt or NO_SALT)
+            table = [
+                {**columns, "file": file, **candidate(row, stage.partitions, bool(salt))}
+                for file, row in zip(files, found, strict=True)
+            ]
+            yield pa.Table.from_pylist(table, schema=CANDIDATE_SCHEMA)
 
     return read
 
 
-def _unit_rows(stage: CorpusStage, unit: dict[str, Any]) -> Iterator[tuple[str, Raw | Rejected]]:
-    """Cleaned documents and bad rows with the uri of their file; ends at the source's limit, which counts what is kept here."""
+def _unit_rows(stage: CorpusStage, unit: dict[str, Any]) -> Iterator[tuple[str, Refined | Rejected]]:
+    """Documents and bad rows with the uri of their file; ends at the source's limit, which counts what is kept here."""
     source = stage.sources[unit["source"]]
     kept = 0
     for file in unit["files"]:
         try:
             for row in read_file(file["location"], file["uri"], source):
-                cleaned = _cleaned(row, stage)
-                yield file["uri"], cleaned
-                kept += isinstance(cleaned, Raw)
+                refined = refine(row, stage, unit["source"])
+                yield file["uri"], refined
+                kept += isinstance(refined, Refined)
                 if kept == source.limit_documents:
                     return
         except FileNotFoundError as error:
@@ -71,12 +80,3 @@ def _unit_rows(stage: CorpusStage, unit: dict[str, Any]) -> Iterator[tuple[str, 
                 f"sources.{unit['source']}: {file['location']} cannot be seen by every host of the cluster. "
                 "Put the source on S3 or on a disk that all hosts share."
             ) from error
-
-
-def _cleaned(row: Raw | Rejected, stage: CorpusStage) -> Raw | Rejected:
-    if isinstance(row, Rejected):
-        return row
-    try:
-        return clean_document(row, stage.cleaning)
-    except RowError as error:
-        return Rejected(row.uri, error.reason, error.detail)

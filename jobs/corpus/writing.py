@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -25,6 +26,8 @@ from jobs.corpus.schema import DOCUMENT_SCHEMA, QUARANTINE_SCHEMA, read_table, w
 from jobs.corpus.split import is_heldout
 
 SPLITS = ("train", "heldout")
+AUDIT_SCHEMA = pa.schema([("document_id", pa.int64()), ("kind", pa.string()), ("digest", pa.string())])
+"""Which document had which personal value, as its keyed digest (jobs/corpus/pii.py)."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,7 @@ def write_partition(number: int, partition: Sorted, stage: CorpusStage, output: 
         "heldout": documents.filter(pa.array(heldout)).select(DOCUMENT_SCHEMA.names),
         "quarantine": partition.aside.sort_by([(name, "ascending") for name in ("uri", "source", "reason", "detail")]),
     }
+    tables["personal"] = _audit(documents)
     written = [
         write_table(output, f"{name}/part-{number:05d}.parquet", table)
         for name, table in tables.items()
@@ -97,7 +101,7 @@ def write_partition(number: int, partition: Sorted, stage: CorpusStage, output: 
     return {
         "files": {file.name: {"sha256": file.sha256, "size": file.size, "rows": file.rows} for file in written},
         "documents": {split: tables[split].num_rows for split in SPLITS},
-        "rows": {"written": sum(file.rows for file in written)},
+        "rows": {"written": sum(tables[name].num_rows for name in (*SPLITS, "quarantine"))},
         "counts": {
             "conversations": documents.num_rows - documents["messages"].null_count,
             "preferences": judged_as["preferences"],
@@ -110,6 +114,10 @@ def write_partition(number: int, partition: Sorted, stage: CorpusStage, output: 
         "sources": Counter(documents["source"].to_pylist()),
         "licences": Counter(documents["licence"].to_pylist()),
         "encodings": Counter(documents["encoding"].to_pylist()),
+        "stripped": _summed(documents["stripped"]),
+        "personal": Counter(
+            kind for kinds in documents["findings"].to_pylist() for kind, _ in orjson.loads(kinds or "[]")
+        ),
         "quarantined": Counter(tables["quarantine"]["reason"].to_pylist()),
     }
 
@@ -123,6 +131,24 @@ def partition_writer(stage: CorpusStage, output: Store, contamination: Callable[
         return report
 
     return write
+
+
+def _audit(documents: pa.Table) -> pa.Table:
+    """AUDIT_SCHEMA; empty where no salt was given, because digests that nobody can make again say nothing."""
+    rows = [
+        {"document_id": document, "kind": kind, "digest": digest}
+        for document, found in zip(documents["document_id"].to_pylist(), documents["findings"].to_pylist(), strict=True)
+        for kind, digest in orjson.loads(found or "[]")
+        if digest
+    ]
+    return pa.Table.from_pylist(rows, schema=AUDIT_SCHEMA)
+
+
+def _summed(column: pa.ChunkedArray) -> Counter[str]:
+    total: Counter[str] = Counter()
+    for counts in column.to_pylist():
+        total.update(orjson.loads(counts or "{}"))
+    return total
 
 
 def keep(number: int, partition: Sorted, output: Store) -> Report:
