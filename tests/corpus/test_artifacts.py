@@ -19,6 +19,7 @@ from cluster.storage import Store
 from configs.schema.corpus import Cleaning, CorpusStage, ShardsStage, Source
 from jobs.corpus.collect import CorpusSummary, build_corpus, read_corpus_split
 from jobs.corpus.partitions import run_partitions
+from jobs.corpus.provenance import document_manifest
 from jobs.corpus.schema import DataError, write_table
 from jobs.corpus.shards import build_shards
 from jobs.corpus.template import TemplateError, load_template
@@ -83,7 +84,9 @@ def silent(label: str, done: int, total: int) -> None:
 
 
 def digests(store: Store) -> dict[str, str]:
-    return {file.name: hashlib.sha256(store.read(file.name)).hexdigest() for file in store.files()}
+    """Of all files but collected.parquet, which says when the inputs were found (jobs/corpus/provenance.py)."""
+    names = [file.name for file in store.files() if not file.name.endswith("collected.parquet")]
+    return {name: hashlib.sha256(store.read(name)).hexdigest() for name in names}
 
 
 def build_everything(stage: CorpusStage, model: Store, root: Path) -> dict[str, str]:
@@ -141,6 +144,8 @@ def test_every_row_is_kept_or_named(built: tuple[CorpusSummary, Store]):
     repeated = {row["uri"]: row["detail"] for row in quarantine.to_pylist() if row["detail"] == "general/a.jsonl#61"}
     assert repeated == {"general/a.jsonl#62": "general/a.jsonl#61", "general/b.jsonl#2": "general/a.jsonl#61"}
     manifest = store.read_json("manifest.json")
+    assert document_manifest(store).num_rows == 103
+    assert manifest["documents_by_encoding"] == {"utf-8": 103}
     assert manifest["documents_by_licence"] == {"CC-BY-SA-3.0": 40, "LicenseRef-NLM": 2, "ODC-By-1.0": 61}
     assert {name: entry["sha256"] for name, entry in manifest["files"].items()} == {
         name: digest for name, digest in digests(store).items() if name != "manifest.json"
