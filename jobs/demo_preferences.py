@@ -22,10 +22,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from jobs.corpus.pubmed import read_pubmed
+from jobs.corpus.pubmed import read_pubmed_file
 from jobs.corpus.raw import Raw
-from jobs.corpus.unpack import buffered, unpacked
-from jobs.corpus.xml_stream import XmlStream
 
 INSTRUCTION = "Write the conclusion of this study from its title and its results."
 RESULTS = re.compile(r"[A-Z &/]*(RESULT|FINDING)[A-Z &/]*: ")
@@ -103,9 +101,7 @@ def read_papers(pubmed: Path, tokenizer: Path) -> list[Paper]:
     def count(texts: Sequence[str]) -> list[int]:
         return [len(encoding.ids) for encoding in encode(list(texts), add_special_tokens=False)]
 
-    with pubmed.open("rb") as packed:
-        stream = XmlStream(buffered(unpacked(packed, pubmed.name)))
-        found = [paper for raw in read_pubmed(stream, "") if isinstance(raw, Raw) for paper in _paper(raw)]
+    found = [paper for raw in read_pubmed_file(pubmed) for paper in _paper(raw)]
     read = count([f"{paper.title}\n\n{paper.results}" for paper in found])
     written = count([paper.conclusion for paper in found])
     papers = []

@@ -13,6 +13,7 @@ from configs.schema.corpus import Cleaning
 from jobs.corpus.candidates import candidate
 from jobs.corpus.clean import clean_document
 from jobs.corpus.formats import convert_row, recognise
+from jobs.corpus.refine import Refined
 from jobs.corpus.split import is_heldout
 from jobs.demo_preferences import (
     INSTRUCTION,
@@ -121,7 +122,7 @@ def test_no_conclusion_is_on_both_sides_of_the_split(written: Path, heldout_frac
     sides: dict[bool, set[str]] = {True: set(), False: set()}
     for row in rows_of(written / "once" / "conclusion_pairs.jsonl"):
         document = clean_document(convert_row("", row, "preferences"), Cleaning(minimum_characters=1))
-        side = is_heldout(candidate(document, 1)["split_by"], heldout_fraction, 0)
+        side = is_heldout(candidate(Refined(document, {}), 1)["split_by"], heldout_fraction, 0)
         assert document.judgement is not None
         sides[side] |= {answer[0]["content"] for answer in document.judgement.answers}
     assert sides[True] and sides[False] and not sides[True] & sides[False]

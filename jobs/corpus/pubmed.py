@@ -7,8 +7,10 @@ PubmedArticle -> title + sections -> text
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from jobs.corpus.raw import Message, Raw, Rejected
+from jobs.corpus.unpack import buffered, unpacked
 from jobs.corpus.xml_stream import XmlStream
 
 ROOT = "PubmedArticleSet"
@@ -38,6 +40,13 @@ def read_pubmed(stream: XmlStream, uri: str) -> Iterator[Raw | Rejected]:
     seen: set[str] = set()
     for article in stream.elements("PubmedArticle"):
         yield _document(article, uri, seen)
+
+
+def read_pubmed_file(path: Path) -> Iterator[Raw]:
+    """The documents of a local file, packed or not; without those that are rejected."""
+    with path.open("rb") as file:
+        stream = XmlStream(buffered(unpacked(file, path.name)))
+        yield from (row for row in read_pubmed(stream, path.name) if isinstance(row, Raw))
 
 
 def _document(article: ET.Element, uri: str, seen: set[str]) -> Raw | Rejected:

@@ -12,7 +12,6 @@ pays for it as well). CPU time of one thread, the two in turn; a ratio is the me
 """
 
 import argparse
-import gzip
 import json
 import statistics
 import sys
@@ -32,8 +31,7 @@ from configs.schema.corpus import Cleaning  # noqa: E402 - the checkout is not o
 from configs.schema.pii import Pii  # noqa: E402
 from jobs.corpus.clean import clean_text  # noqa: E402
 from jobs.corpus.pii import redact  # noqa: E402
-from jobs.corpus.pubmed import read_pubmed  # noqa: E402
-from jobs.corpus.raw import Raw  # noqa: E402
+from jobs.corpus.pubmed import read_pubmed_file  # noqa: E402
 
 ABSTRACTS = ROOT / "artifacts/assets/pubmed/pubmed21n1298.xml.gz"
 EMAIL = r"[A-Za-z0-9._%+-]+@[A-Za-z0-9.-]+\.[A-Za-z]{2,}"
@@ -44,8 +42,7 @@ PLANTED_EVERY = 10
 
 
 def read_abstracts() -> pa.Array:
-    with gzip.open(ABSTRACTS) as file:
-        texts = [clean_text(row.text, Cleaning()) for row in read_pubmed(file, "pubmed") if isinstance(row, Raw)]  # type: ignore[arg-type]
+    texts = [clean_text(row.text, Cleaning()) for row in read_pubmed_file(Path(ABSTRACTS))]
     return pa.array(texts, pa.large_string())
 
 

@@ -4,7 +4,6 @@ abstracts, instructions --tokenizer--> prompts of a shape --write_prompts--> sha
                                                          --of_step (jobs/ppo/prompts.py)--> the same prompts for all
 """
 
-import gzip
 import json
 import random
 from dataclasses import dataclass
@@ -104,8 +103,6 @@ def stage_of(shape: Shape, threads: int, **changes: Any) -> Any:
 
 
 def _abstracts(count: int) -> list[str]:
-    from jobs.corpus.pubmed import read_pubmed
-    from jobs.corpus.raw import Raw
+    from jobs.corpus.pubmed import read_pubmed_file
 
-    with gzip.open(ABSTRACTS) as file:
-        return [raw.text for raw in islice((raw for raw in read_pubmed(file, "") if isinstance(raw, Raw)), count)]
+    return [raw.text for raw in islice(read_pubmed_file(ABSTRACTS), count)]

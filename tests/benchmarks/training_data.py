@@ -4,7 +4,6 @@ pubmed XML --jobs.corpus.pubmed, the model's tokenizer--> documents --jobs.corpu
                                                                    --cut--> pairs
 """
 
-import gzip
 import json
 import random
 from itertools import islice
@@ -53,12 +52,10 @@ def documents(model: str, count: int) -> list[list[int]]:
     """The first `count` abstracts as tokens, each with its end-of-text token."""
     from transformers import AutoTokenizer
 
-    from jobs.corpus.pubmed import read_pubmed
-    from jobs.corpus.raw import Raw
+    from jobs.corpus.pubmed import read_pubmed_file
 
     tokenizer = AutoTokenizer.from_pretrained(model)
-    with gzip.open(ABSTRACTS) as file:
-        texts = [raw.text for raw in islice((raw for raw in read_pubmed(file, "") if isinstance(raw, Raw)), count)]
+    texts = [raw.text for raw in islice(read_pubmed_file(ABSTRACTS), count)]
     return [[*tokenizer(text).input_ids[: LONGEST_DOCUMENT - 1], tokenizer.eos_token_id] for text in texts]
 
 

@@ -7,6 +7,7 @@ from jobs.corpus.candidates import candidate
 from jobs.corpus.clean import clean_document, clean_message, clean_text, collapsed
 from jobs.corpus.formats import convert_row
 from jobs.corpus.raw import Message, Raw, RowError
+from jobs.corpus.refine import Refined
 
 
 def test_clean_repairs_unicode_and_whitespace():
@@ -75,5 +76,5 @@ def test_the_space_that_joins_a_plain_answer_to_its_prompt_is_no_part_of_a_turn(
 
 def test_prompts_that_differ_in_whitespace_are_on_one_side_of_the_split():
     rows = [{"prompt": prompt, "completion": "A"} for prompt in ("a b\nc", " a  b \r\n c", "a b c")]
-    keys = [candidate(convert_row("u", row, "prompt_completion"), 1)["split_by"] for row in rows]
+    keys = [candidate(Refined(convert_row("u", row, "prompt_completion"), {}), 1)["split_by"] for row in rows]
     assert keys[0] == keys[1] != keys[2]

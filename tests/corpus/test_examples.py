@@ -18,6 +18,7 @@ from jobs.corpus.clean import clean_document
 from jobs.corpus.examples import Examples, Renderer, preference_examples, thumb_examples
 from jobs.corpus.formats import convert_row, recognise
 from jobs.corpus.raw import Raw
+from jobs.corpus.refine import Refined
 from jobs.corpus.segments import load_tokenizer, read_tokenizer_files
 from jobs.corpus.shards import partition_writer
 from jobs.corpus.template import load_template
@@ -44,7 +45,7 @@ def documents_of(*rows: dict[str, Any]) -> pa.Table:
         clean_document(convert_row(f"a.jsonl#{n}", row, recognise(row)), Cleaning(minimum_characters=1))
         for n, row in enumerate(rows, 1)
     ]
-    candidates = [{"source": "people", **candidate(row, 1)} for row in cleaned if isinstance(row, Raw)]
+    candidates = [{"source": "people", **candidate(Refined(row, {}), 1)} for row in cleaned if isinstance(row, Raw)]
     return pa.Table.from_pylist(candidates, schema=CANDIDATE_SCHEMA)
 
 

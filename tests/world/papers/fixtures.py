@@ -7,7 +7,6 @@ Of the held-out templates only totals were looked at. Of the held-out files by h
 of them (21, 23, 24) led to changes: read their figures as tuned ones.
 """
 
-import gzip
 import random
 import re
 from collections.abc import Iterator
@@ -15,8 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
-from jobs.corpus.pubmed import read_pubmed
-from jobs.corpus.raw import Raw
+from jobs.corpus.pubmed import read_pubmed_file
 from tests.world.papers import heldout, second, tuned
 from tests.world.papers.labelled import Labelled, read_labelled
 
@@ -35,8 +33,7 @@ SEEDS = {"tuned": range(1000, 1012), "heldout": range(9000, 9012)}
 @cache
 def abstracts(path: Path = ABSTRACTS) -> list[str]:
     """Every abstract of a PubMed file, as the corpus reads it."""
-    with gzip.open(path) as file:
-        return [row.text for row in read_pubmed(file, path.name) if isinstance(row, Raw)]
+    return [row.text for row in read_pubmed_file(path)]
 
 
 def generated(part: Part, web: bool = False, seeds: range | None = None) -> Iterator[Labelled]:
