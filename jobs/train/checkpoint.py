@@ -129,11 +129,12 @@ class CheckpointWriter:
         """
         self.wait()
         rows = learner.state_rows()
+        first_replica = learner.sharded.mesh["replicate"].get_local_rank() == 0
         # The name of a piece ends by its first row; an empty shard (fewer rows than ranks) has nothing to write.
         state = {
             f"{name}@{rows[name].first_row}": tensor.detach().to("cpu", copy=True)
             for name, tensor in learner.state().items()
-            if tensor.numel() and learner.first_replica
+            if tensor.numel() and first_replica
         }
         self._running = self._thread.submit(self._write, state, step, list(history), best)
 

@@ -228,11 +228,6 @@ class Learner:
             over_ranks.loss, norm, over_ranks.metrics, stopping > 0, saving > 0, over_ranks.peak_rss_bytes
         )
 
-    @property
-    def first_replica(self) -> bool:
-        """Whether this rank is in the first of `resources.replicas`; the others hold the same rows once more."""
-        return self.sharded.mesh["replicate"].get_local_rank() == 0
-
     def state(self) -> dict[str, Tensor]:
         """This rank's rows of the training state as views: param/NAME (fp32), steps_done, and AdamW.moments.
 

@@ -150,12 +150,12 @@ def test_any_text_passes_and_stays_as_it_is_or_says_what_went(text: str):
 
 def test_abstracts_have_next_to_no_layout():
     changed = {"unicode_repair": 0, "other": 0}
-    read = [*abstracts(ABSTRACTS), *abstracts(OLD_ABSTRACTS)]
+    # Every sixth: 30,457 take half a minute, and 34 of them change, one by more than its letters.
+    read = [*abstracts(ABSTRACTS), *abstracts(OLD_ABSTRACTS)][::6]
     for text in read:
         removed = strip_layout(text, PAPER).removed
         changed["unicode_repair"] += any(item.kind == "unicode_repair" for item in removed)
         changed["other"] += any(item.kind != "unicode_repair" for item in removed)
-    assert len(read) > 30_000
-    # Ligatures and byte order marks that publishers sent: 34 abstracts of 2021.
-    # One abstract is nothing but its publisher's notice.
-    assert changed["unicode_repair"] <= 40 and changed["other"] <= 1
+    assert len(read) > 5_000
+    # Ligatures and byte order marks that publishers sent; one abstract of all is nothing but its publisher's notice.
+    assert changed["unicode_repair"] <= 12 and changed["other"] <= 1
