@@ -7,7 +7,8 @@ import pytest
 from jobs.corpus import readers
 from jobs.corpus.raw import Rejected
 from tests.corpus import fuzz_readers
-from tests.corpus.fuzz_readers import HEAVY_EVERY, Case, Finding, case, read_case
+from tests.corpus.broken_files import HEAVY_EVERY, Case, case
+from tests.corpus.fuzz_readers import Finding, read_case
 
 FILES = 200
 
