@@ -8,6 +8,7 @@ import json
 import random
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[2]
 MODEL = ROOT / "artifacts/assets/smollm2-135m-instruct"
@@ -34,6 +35,29 @@ def random_rows(vocabulary: int, rows: int) -> list:
         tokens = [generator.randrange(vocabulary) for _ in range(CONTEXT)]
         made.append(PackedRow(tokens, weights, lengths, [0] * len(lengths)))
     return made
+
+
+def write_shards(store: Any, rows: list) -> Any:
+    """The rows as a shards artifact in `store`, a cluster.storage.Store: one file, all of it training."""
+    import hashlib
+    from dataclasses import asdict
+
+    import pyarrow as pa
+
+    from jobs.corpus.schema import INDEX_SCHEMA, ROW_SCHEMA, parquet_bytes
+    from jobs.train.reader import shard_name
+
+    index = [
+        {"shard": 0, "row": number, "tokens": len(row.input_ids), "weight": sum(row.weights), "source": "random"}
+        for number, row in enumerate(rows)
+    ]
+    name = f"train/{shard_name(0)}"
+    written = parquet_bytes(pa.Table.from_pylist([asdict(row) for row in rows], schema=ROW_SCHEMA))
+    store.write(name, written)
+    store.write("train/index.parquet", parquet_bytes(pa.Table.from_pylist(index, schema=INDEX_SCHEMA)))
+    files = {name: {"sha256": hashlib.sha256(written).hexdigest(), "size": len(written)}}
+    store.write_json("manifest.json", {"files": files, "context": CONTEXT, "rows": "text"})
+    return store
 
 
 def vocabulary_of(model: str) -> int:
