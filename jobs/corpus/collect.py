@@ -77,7 +77,8 @@ def build_corpus(
     """Writes `train/`, `heldout/`, `quarantine/` (part-NNNNN.parquet each) and manifest.json below `output`.
 
     Ray must be connected. Relative paths of the sources start at the working directory. The bytes of all files depend on
-    the inputs and the config only, but for collected.parquet, which says where and when the inputs were found.
+    the inputs and the config only, but for collected.parquet, which says where and when the inputs were found, and the audit
+    `personal/`, which is there with a salt only.
 
     Args:
         earlier: contents of the corpora that `near_duplicates` and `decontamination` name, by config key.
@@ -146,9 +147,7 @@ def _partitions(
             "index": {"name": index.name, "sha256": index.sha256, "size": index.size, "rows": index.rows},
         }  # fmt: skip
 
-    sorted_out = run_partitions(
-        units, partition_reader(stage), describe_partition, stage.partitions, "corpus", progress
-    )
+    sorted_out = run_partitions(units, read, describe_partition, stage.partitions, "corpus", progress)
     names = stage.near_duplicates.against
     index = [
         file

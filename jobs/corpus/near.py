@@ -24,7 +24,7 @@ from scipy.sparse.csgraph import connected_components
 
 from cluster.storage import Store
 from jobs.corpus.minhash import ALGORITHM, HASHES, band_keys, signatures, similarity
-from jobs.corpus.partitions import Progress, Report, add_counts, run_partitions
+from jobs.corpus.partitions import Progress, Report, run_partitions
 from jobs.corpus.schema import DataError, read_table, write_table
 
 MEMBER_SCHEMA = pa.schema(
@@ -48,6 +48,9 @@ CLUSTER_SCHEMA = pa.schema(
 )
 """Of documents that are like others or are in an earlier corpus. `like`: the uri of the kept one that a dropped one is like;
 `split_by`: the sha256 of the first of the cluster, so that all of it is on one side of the split."""
+
+PAIR_SCHEMA = pa.schema([("a", pa.int64()), ("b", pa.int64())])
+"""Ids of two documents that have an equal key, a < b."""
 
 CLUSTERS = "near/clusters.parquet"
 
@@ -114,13 +117,15 @@ def find_clusters(
 
     def write(partition: int, rows: pa.Table) -> Report:
         pairs = _pairs(rows["key"].to_numpy(), rows["document_id"].to_numpy())
-        written = write_table(output, f"work/pairs-{partition:05d}.parquet", pa.table({"a": pairs[0], "b": pairs[1]}))
+        written = write_table(
+            output, f"work/pairs-{partition:05d}.parquet", pa.table({"a": pairs[0], "b": pairs[1]}, schema=PAIR_SCHEMA)
+        )
         return {"files": {written.name: written.sha256}, "counts": {"compared": len(pairs[0])}}
 
     reports = run_partitions(units, read, write, partitions, "near-duplicates", progress)
     names = {name: sha256 for report in reports for name, sha256 in report["files"].items()}
     found: Report = ray.get(_cluster_task.remote(list(files), names, similar, output))
-    return {**found, "compared": add_counts(reports, "counts")["compared"]}
+    return {**found, "compared": sum(report["counts"]["compared"] for report in reports)}
 
 
 def _pairs(keys: np.ndarray, documents: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -144,8 +149,8 @@ def _cluster_task(files: list[IndexFile], pairs: dict[str, str], similar: float,
 
 def cluster(files: list[IndexFile], pairs: dict[str, str], similar: float, output: Store) -> Report:
     """Compares the pairs, joins what is alike, and decides who stays. In one process: 450 bytes for each document in a pair."""
-    tables = [read_table(output, name, sha256) for name, sha256 in sorted(pairs.items())]
-    both = np.unique(np.stack([np.concatenate([t[side].to_numpy() for t in tables]) for side in ("a", "b")]), axis=1)
+    tables = [PAIR_SCHEMA.empty_table(), *(read_table(output, name, sha256) for name, sha256 in sorted(pairs.items()))]
+    both = np.unique(np.stack([pa.concat_tables(tables)[side].to_numpy() for side in ("a", "b")]), axis=1)
     newest = max(file.age for file in files)
     members = _members(files, np.unique(both), newest)
     ids = members["document_id"].to_numpy()

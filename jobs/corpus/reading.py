@@ -1,6 +1,6 @@
 """One call's share of the inputs, read and cleaned: documents and bad rows as rows of one table.
 
-files of a unit --read_file--> Raw | Rejected --clean--> --candidate--> tables of CANDIDATE_SCHEMA
+files of a unit --read_file--> Raw | Rejected --refine, redacted--> --candidate--> tables of CANDIDATE_SCHEMA
 """
 
 from collections.abc import Iterator

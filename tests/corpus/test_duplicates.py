@@ -96,6 +96,39 @@ def test_near_copies_go_and_nothing_else(on_ray: None, planted: dict[str, str], 
         assert tree_digest(store.below(name)) == tree_digest(Store(str(tmp_path / "b")).below(name))
 
 
+def test_a_corpus_without_documents_to_compare_is_said_or_written(on_ray: None, tmp_path: Path) -> None:
+    """All set aside before: the error of an empty corpus. Judged answers alone: they are not compared, and stay."""
+    nothing = {"texts": write_texts(tmp_path / "texts.jsonl", ["too short"])}
+    with pytest.raises(DataError, match="no document is left for training"):
+        build(stage_of(nothing, "texts", near_duplicates={}), Store(str(tmp_path / "nothing")))
+    pairs = tmp_path / "pairs.jsonl"
+    pairs.write_text(
+        "".join(json.dumps({"prompt": f"What is {n}?", "chosen": "A", "rejected": "B"}) + "\n" for n in range(9))
+    )
+    cleaning = {"minimum_characters": 1}
+    stage = stage_of({"pairs": str(pairs)}, "pairs", near_duplicates={}, cleaning=cleaning)
+    stage = stage.model_copy(
+        update={"sources": {"pairs": stage.sources["pairs"].model_copy(update={"format": "auto"})}}
+    )
+    summary = build(stage, Store(str(tmp_path / "pairs")))
+    assert summary.preferences == 9 and summary.quarantined == {}
+
+
+def test_the_audit_of_personal_data_survives_the_comparison(
+    on_ray: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACCLIMATE_PII_SALT", "0123456789abcdef0123")
+    generator = np.random.default_rng(12)
+    told = {"told": write_texts(tmp_path / "told.jsonl", [" ".join([*words_of(generator), "ask anna@uni-bonn.de"])])}
+    stage = stage_of(told, "told", near_duplicates={}, pii={"tier": "patterns"}, heldout_fraction=0)
+    store = Store(str(tmp_path / "out"))
+    summary = build(stage, store)
+    assert summary.personal == {"email": 1} and set(summary.canary_recall.values()) == {1.0}
+    (name,) = (name for name in store.read_json("manifest.json")["files"] if name.startswith("personal/"))
+    (row,) = read_table(store, name, store.read_json("manifest.json")["files"][name]["sha256"]).to_pylist()
+    assert row["kind"] == "email" and len(row["digest"]) == 32
+
+
 def test_texts_of_an_evaluation_set_go_and_are_named(on_ray: None, planted: dict[str, str], tmp_path: Path) -> None:
     questions = Store(str(tmp_path / "questions"))
     build(stage_of(planted, "questions", cleaning={"minimum_characters": 1}), questions)
