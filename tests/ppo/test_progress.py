@@ -24,7 +24,8 @@ def write_checkpoint(artifact: Store, attempt: int, role: str, step: int) -> Non
     directory.write("rank-00000-of-00001.safetensors", b"weights")
     entry = {"step": float(step), COEFFICIENT: step + attempt / 10, f"{SCALE}count": 12.0 * step}
     directory.write_json("history.json", [entry, {"step": float(step), "heldout/score": 1.0}])
-    directory.write_json(RECORD, {"step": step, "attempt": attempt, "ranks": {}})
+    record = {"step": step, "attempt": attempt, "artifact": Path(artifact.root).name, "ranks": {}, "history": {}}
+    directory.write_json(RECORD, record)
 
 
 def steps_on_disk(artifact: Store, role: str) -> list[tuple[int, int]]:
