@@ -1,5 +1,7 @@
 """Where a run goes on: at a step that policy and critic both have, and nothing of one alone stays in the way."""
 
+import hashlib
+import json
 from pathlib import Path
 
 import pytest
@@ -23,9 +25,11 @@ def write_checkpoint(artifact: Store, attempt: int, role: str, step: int) -> Non
     directory = artifact.below("attempts", f"{attempt:06d}", "checkpoints", role, f"step-{step:06d}")
     directory.write("rank-00000-of-00001.safetensors", b"weights")
     entry = {"step": float(step), COEFFICIENT: step + attempt / 10, f"{SCALE}count": 12.0 * step}
-    directory.write_json("history.json", [entry, {"step": float(step), "heldout/score": 1.0}])
-    record = {"step": step, "attempt": attempt, "artifact": Path(artifact.root).name, "ranks": {}, "history": {}}
-    directory.write_json(RECORD, record)
+    history = json.dumps([entry, {"step": float(step), "heldout/score": 1.0}]).encode()
+    directory.write("history.json", history)
+    written = {"name": "history.json", "size": len(history), "sha256": hashlib.sha256(history).hexdigest()}
+    whose = {"step": step, "attempt": attempt, "artifact": Path(artifact.root).name}
+    directory.write_json(RECORD, {**whose, "ranks": {}, "history": written})
 
 
 def steps_on_disk(artifact: Store, role: str) -> list[tuple[int, int]]:
