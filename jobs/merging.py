@@ -15,7 +15,7 @@ from configs.errors import UserError
 
 ADAPTER_DIRECTORY = "adapter"
 ADAPTER_CONFIG = "adapter_config.json"
-MERGE_VERSION = 1
+MERGE_VERSION = 2
 """Raised by hand when the same parts would give another model: it renews the key."""
 
 
@@ -80,6 +80,7 @@ def merge_into(adapter: Store, base: Store, output: Store) -> str:
 def merge_into_artifact(store: Store, name: str, adapter: Part, base: Part) -> Artifact:
     """A model artifact; one of the same parts that is there already is taken as it is. Raises as `merge_into`."""
     from cluster.session import versions
+    from jobs.corpus.gate import allowed_of
 
     parts = {"adapter": adapter, "base": base}
     parents = {role: f"{part.artifact.kind}-{part.artifact.key}" for role, part in parts.items() if part.artifact}
@@ -94,6 +95,7 @@ def merge_into_artifact(store: Store, name: str, adapter: Part, base: Part) -> A
                 "settings": {"how": how, **{role: part.directory.root for role, part in parts.items()}},
                 "parents": parents, "seed": None,
                 "versions": versions(), "started_at": began, "metrics": {}, "counts": {}, "licences": _licences(parts),
+                "allowed": [*allowed_of(part.artifact.record for part in parts.values() if part.artifact)],
             })  # fmt: skip
     done = find_artifact(store, "model", key)
     assert done is not None, key

@@ -128,7 +128,7 @@ def _compute(run: Run, plan: PlannedStage, inputs: dict[str, Artifact], store: S
         _require_unchanged(run, plan)
         outcome = run_stage(plan.stage, context)
         _require_unchanged(run, plan)
-        own.commit(_record(run, plan, outcome, began))
+        own.commit({**_record(run, plan, outcome, began), "allowed": _allowed(outcome, inputs)})
         watch.finished(plan, outcome, time.time() - began)
     artifact = find_artifact(store, kind, plan.key)
     assert artifact is not None, plan.key
@@ -172,6 +172,15 @@ def _record(run: Run, plan: PlannedStage, outcome: Outcome, began: float) -> dic
         "counts": outcome.counts,
         "licences": outcome.licences,
     }
+
+
+def _allowed(outcome: Outcome, inputs: dict[str, Artifact]) -> list[str]:
+    """What may be done with the result. What is only measured on does not pass into it."""
+    from jobs.corpus.gate import allowed_of
+
+    if outcome.allowed is not None:
+        return outcome.allowed
+    return [*allowed_of(artifact.record for key, artifact in inputs.items() if not key.startswith("heldout."))]
 
 
 def _remove_scratch(artifact: Artifact) -> None:

@@ -22,7 +22,7 @@ from configs.schema.training import AnyTrainStage, KtoStage, LanguageModelStage,
 from configs.schema.tree import hashed_values
 
 STAGE_VERSIONS = {
-    "model": 1, "corpus": 4, "shards": 7, "cpt": 2, "sft": 2, "reward": 2, "dpo": 2,
+    "model": 1, "corpus": 4, "shards": 8, "cpt": 2, "sft": 2, "reward": 2, "dpo": 2,
     "kto": 1, "orpo": 1, "ppo": 2, "evaluate": 1, "report": 1,
 }  # fmt: skip
 """Raised by hand when the same config and inputs would give another result: it renews the key."""
@@ -60,6 +60,8 @@ class Outcome:
     metrics: dict[str, Any] = field(default_factory=dict)
     counts: dict[str, Any] = field(default_factory=dict)
     licences: list[str] = field(default_factory=list)
+    allowed: list[str] | None = None
+    """What may be done with it (jobs/corpus/gate.py); None: what its inputs allow."""
 
 
 def identity(stage: Stage, seed: int) -> dict[str, Any]:
@@ -173,10 +175,13 @@ def _shards(stage: ShardsStage, context: StageContext) -> Outcome:
         stage, corpus.content, model.content.below("model"), context.content, context.progress,
         trusts_code(context.store, model),
     )  # fmt: skip
-    return Outcome(counts=asdict(summary), licences=corpus.record["licences"])
+    gate = context.content.read_json("manifest.json")["gate"]
+    licences = sorted({decision["licence"] for decision in gate["decisions"]})
+    return Outcome(counts=asdict(summary), licences=licences, allowed=gate["allowed"])
 
 
 def _train(stage: AnyTrainStage, context: StageContext) -> Outcome:
+    from jobs.corpus.gate import require_purpose
     from jobs.merging import adapters_of
     from jobs.same_tokens import check_same_tokens
     from jobs.train import heldout
@@ -191,6 +196,7 @@ def _train(stage: AnyTrainStage, context: StageContext) -> Outcome:
     trusted = trusts_code(context.store, model)
     check_same_tokens(context.name, context.inputs, trusted)
     check_rows_fit(context.name, stage, shards.name, manifest["rows"])
+    require_purpose(shards.name, manifest, "train")
     row_tokens = int(manifest["context"])
     steps = total_steps(stage, len(rows), row_tokens)
     adapter, weights = None, model.content.below("model")

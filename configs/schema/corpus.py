@@ -5,6 +5,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from configs.schema.duplicates import Decontamination, NearDuplicates
+from configs.schema.gate import Confidentiality, Gate
 from configs.schema.layout import Layout
 from configs.schema.licences import Licence
 from configs.schema.pii import Pii
@@ -38,7 +39,7 @@ class Source(Node):
         "columns fit several.",
     )
     licence: Licence = Field(description="SPDX expression, or LicenseRef-... for terms without an SPDX id.")
-    confidentiality: Literal["public", "internal", "restricted"] = "internal"
+    confidentiality: Confidentiality = "internal"
     limit_documents: PositiveInt | None = Field(default=None, description="Keep the first N documents in file order.")
     layout: Layout = Layout()
     quality: Quality | None = Field(default=None, description="Instead of the stage's `quality`, all of it.")
@@ -106,6 +107,7 @@ class ShardsStage(Node):
         description="Which tokens of a conversation weigh 1: all answers, the last one, or everything. An answer whose "
         "message says `weight: 0` or `train: false` is never learnt.",
     )
+    gate: Gate = Field(default=Gate(), description="Which documents may be used, and for what.")
     context: int = Field(
         default=1024, ge=16, description="Tokens of a packed row; most of a prompt, or of one with an answer."
     )

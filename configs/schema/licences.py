@@ -3,7 +3,7 @@
 import difflib
 import functools
 import re
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import AfterValidator
 
@@ -20,15 +20,15 @@ def spdx_expression(text: str) -> str:
     """`text`, if it is an SPDX expression as SPDX writes it. Raises ValueError with what to write instead."""
     from license_expression import ExpressionError
 
-    licensing = _licensing()
+    known = licensing()
     words = [word for word in WORD.findall(text) if word.upper() not in OPERATORS]
-    unknown = [word for word in words if not OWN_TERMS.fullmatch(word) and licensing.unknown_license_keys(word)]
+    unknown = [word for word in words if not OWN_TERMS.fullmatch(word) and known.unknown_license_keys(word)]
     if unknown:
         raise ValueError(
             f"`{unknown[0]}` is no SPDX licence id{_nearest(unknown[0])}; for other terms write LicenseRef-NAME"
         )
     try:
-        canonical = str(licensing.parse(text, strict=True)) if words else ""
+        canonical = str(known.parse(text, strict=True)) if words else ""
     except (ExpressionError, AttributeError) as error:  # AttributeError: a bug of 30.4.4 at "MIT AND"
         raise ValueError(
             f"`{text}` is no SPDX expression ({error}); write for example `MIT` or `Apache-2.0 OR MIT`"
@@ -44,13 +44,36 @@ Licence = Annotated[str, AfterValidator(spdx_expression)]
 
 
 @functools.cache
-def _licensing() -> "Licensing":
+def licensing() -> "Licensing":
+    """Reads SPDX's list once: a quarter of a second."""
     from license_expression import get_spdx_licensing
 
     return get_spdx_licensing()
 
 
+def missing_licence(expression: str, allowed: frozenset[str]) -> str | None:
+    """The part of an SPDX expression that `allowed` would have to name too, or None."""
+    if expression in allowed:
+        return None
+    return _missing_part(licensing().parse(expression), allowed)
+
+
+def _missing_part(part: Any, allowed: frozenset[str]) -> str | None:
+    if str(part) in allowed:
+        return None
+    match type(part).__name__:
+        case "OR":
+            missing = [_missing_part(each, allowed) for each in part.args]
+            return None if None in missing else " or ".join(map(str, missing))
+        case "AND":
+            return next((found for each in part.args if (found := _missing_part(each, allowed))), None)
+        case "LicenseWithExceptionSymbol" if str(part.license_symbol) in allowed:
+            return None
+        case _:
+            return str(part)
+
+
 def _nearest(word: str) -> str:
-    ids = {name.lower(): name for name in _licensing().known_symbols if not name.startswith("LicenseRef-")}
+    ids = {name.lower(): name for name in licensing().known_symbols if not name.startswith("LicenseRef-")}
     found = difflib.get_close_matches(word.lower(), ids, n=1)
     return f"; the nearest is {ids[found[0]]}" if found else ""

@@ -113,7 +113,10 @@ def _grow(tree: Tree, record: dict[str, Any], records: dict[str, dict[str, Any]]
 
 def _lineage_line(record: dict[str, Any]) -> str:
     licences = ", ".join(record["licences"]) or "no licence recorded"
-    return f"[bold]{record['name']}[/bold]  {record['kind']}-{record['key']}  {licences}"
+    allowed = (
+        f"  [dim]may: {', '.join(record['allowed']) or 'only be measured on'}[/dim]" if "allowed" in record else ""
+    )
+    return f"[bold]{record['name']}[/bold]  {record['kind']}-{record['key']}  {licences}{allowed}"
 
 
 def _table(*columns: str) -> Table:

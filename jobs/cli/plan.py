@@ -95,13 +95,27 @@ def _shares(run: "Run", planned: "list[PlannedStage]", store: "Store") -> "dict[
 def planned_rows(planned: "list[PlannedStage]") -> list[dict[str, Any]]:
     from jobs.preflight.stages import describe
 
-    return [
+    rows = [
         {
             "name": stage.name, "kind": stage.stage.stage, "key": stage.key, "state": stage.state.value,
             "parents": stage.parents, **describe(stage),
         }
         for stage in planned
     ]  # fmt: skip
+    for row, refused in zip(rows, _refused(planned), strict=True):
+        if refused:
+            row["not_allowed"] = refused
+            row["what"] += "; not used: " + ", ".join(f"{source} ({reason})" for source, reason in refused.items())
+    return rows
+
+
+def _refused(planned: "list[PlannedStage]") -> list[dict[str, str]]:
+    """Of every stage, the sources that its gate does not let through, and why."""
+    from configs.schema.corpus import ShardsStage
+    from jobs.preflight.gate import refused_sources
+
+    stages = {stage.name: stage.stage for stage in planned}
+    return [refused_sources(one, stages) if isinstance(one, ShardsStage) else {} for one in stages.values()]
 
 
 def plan_table(rows: list[dict[str, Any]], title: str) -> Table:

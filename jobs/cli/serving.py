@@ -88,7 +88,10 @@ def require_key(host: str, without_key: bool) -> None:
 
 
 def find_served_model(model: str, store: str) -> tuple["Store", str]:
-    """The model's directory and the name to serve it by. Raises ArtifactNotFound listing what there is."""
+    """The model's directory and the name to serve it by.
+
+    Raises ArtifactNotFound listing what there is, NotServable where its documents may not be served.
+    """
     from cluster.artifacts import find_named
     from cluster.storage import open_store
     from configs.schema.run import MODEL_KINDS
@@ -100,6 +103,11 @@ def find_served_model(model: str, store: str) -> tuple["Store", str]:
             return directory, Path(model).resolve().name
         store, _, model = directory.root.rpartition("/artifacts/")
     artifact = find_named(open_store(store), model, MODEL_KINDS)
+    if "serve" not in artifact.record.get("allowed", ["serve"]):
+        raise NotServable(
+            f"{artifact.name} ({artifact.kind}-{artifact.key}) may not be served: it has learnt from documents that are not "
+            f"allowed to be (`gate.serve`); `acclimate lineage {artifact.name}` shows which licences it comes from"
+        )
     return artifact.content.below("model"), artifact.name
 
 

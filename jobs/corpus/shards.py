@@ -15,14 +15,19 @@ from transformers import PreTrainedTokenizerBase
 
 from cluster.storage import Store
 from configs.schema.corpus import ShardsStage
+from configs.schema.gate import Gate
+from jobs.corpus.gate import reasons_against, sealed, terms_of
 from jobs.corpus.partitions import Progress, Read, Report, Write, add_counts, run_partitions
 from jobs.corpus.schema import INDEX_SCHEMA, DataError, partition_of, read_table, write_table
 from jobs.corpus.segments import TokenizerFiles, load_tokenizer, read_tokenizer_files
 from jobs.corpus.shard_rows import KEPT, build_rows, check_kind, index_of
 from jobs.corpus.template import check_template, end_token_ids
+from jobs.corpus.writing import set_aside
 
 SPLITS = ("train", "heldout")
-READ_COLUMNS = ["document_id", "text", "messages", "judged_as", "judgement", "uri", "source", "sha256"]
+READ_COLUMNS = [
+    "document_id", "text", "messages", "judged_as", "judgement", "uri", "source", "sha256", "licence", "confidentiality",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -105,7 +110,7 @@ def build_shards(
         template_sha256=_template_sha256(tokenizer),
     )
     _check_something_is_learnt(stage, summary)
-    _write_manifest(reports, output, summary)
+    _write_manifest(stage, reports, output, summary)
     return summary
 
 
@@ -137,6 +142,9 @@ def partition_writer(
         sources = dict(zip(documents["document_id"].to_pylist(), documents["source"].to_pylist(), strict=True))
         # document_id alone could tie: it is only the first 8 bytes of sha256.
         documents = documents.sort_by([("document_id", "ascending"), ("sha256", "ascending")])
+        documents, refused = _through(stage.gate, documents)
+        rejected.append(refused)
+        report["terms"] = terms_of(documents)
         for split in SPLITS:
             built = build_rows(stage, documents, split, tokenizer, ends, end_id)
             rejected.append(built.rejected)
@@ -152,6 +160,13 @@ def partition_writer(
         return report
 
     return write
+
+
+def _through(gate: Gate, documents: pa.Table) -> tuple[pa.Table, pa.Table]:
+    """Documents that may be used, and QUARANTINE_SCHEMA of the others."""
+    reasons = pa.array(reasons_against(gate, documents), pa.string())
+    refused = documents.filter(reasons.is_valid())
+    return documents.filter(reasons.is_null()), set_aside(refused, "not_allowed", reasons.drop_null())
 
 
 def _put(output: Store, name: str, table: pa.Table, report: Report) -> None:
@@ -186,13 +201,14 @@ def _check_something_is_learnt(stage: ShardsStage, summary: ShardsSummary) -> No
     raise DataError(f"the training split has nothing to pack ({reasons}); look at the corpus stage's counts")
 
 
-def _write_manifest(reports: list[Report], output: Store, summary: ShardsSummary) -> None:
+def _write_manifest(stage: ShardsStage, reports: list[Report], output: Store, summary: ShardsSummary) -> None:
     files: dict[str, Any] = {name: entry for report in reports for name, entry in report["files"].items()}
     for split in SPLITS:
         index: Report = {"files": {}}
         _put(output, f"{split}/index.parquet", _index_table(files, reports, split), index)
         files.update(index["files"])
-    output.write_json("manifest.json", {**asdict(summary), "files": files})
+    gate = sealed(stage.gate, add_counts(reports, "terms"), files)
+    output.write_json("manifest.json", {**asdict(summary), "gate": gate, "files": files})
 
 
 def _index_table(files: dict[str, Any], reports: list[Report], split: str) -> pa.Table:

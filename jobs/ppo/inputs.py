@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 from cluster.artifacts import Artifact, Attempt
 from configs.schema.ppo_stage import PpoStage
+from jobs.corpus.gate import require_purpose
 from jobs.corpus.schema import DataError
 from jobs.corpus.segments import load_tokenizer, read_tokenizer_files
 from jobs.corpus.template import end_token_ids
@@ -29,6 +30,7 @@ def ppo_job(
         raise DataError(
             f"stages.{name}.shards: {shards.name} has `rows: {manifest['rows']}`, a ppo stage asks `rows: prompts`"
         )
+    require_purpose(shards.name, manifest, "train")
     files = read_tokenizer_files(directory, trust_remote_code)
     if files.sha256 != manifest["tokenizer_sha256"]:
         raise DataError(

@@ -21,6 +21,7 @@ from configs.schema.training import ExampleStage, LanguageModelStage, TrainStage
 from jobs.heldout import check_fractions
 from jobs.pipeline import PlannedStage
 from jobs.preflight.fit import StageSpace, check_cpus, check_disk, check_memory, training_space
+from jobs.preflight.gate import check_gate
 from jobs.preflight.origin import ContextTooLong, Origin, check_context, window_of
 from jobs.preflight.ppo import check_ppo, describe_ppo
 from jobs.stages import trusts_code
@@ -111,6 +112,8 @@ def foresee(run: Run, waiting: list[PlannedStage], store: Store) -> None:
         check_fractions(run, planned.name, planned.stage)
         if isinstance(planned.stage, LanguageModelStage):
             _check_batch(planned, planned.stage, row_tokens_of(run, planned, store))
+        if isinstance(planned.stage, ShardsStage):
+            check_gate(run, planned.name, planned.stage)
         if isinstance(planned.stage, CorpusStage):
             from jobs.corpus.inputs import find_inputs
             from jobs.corpus.probe import check_sources
