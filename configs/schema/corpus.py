@@ -39,6 +39,11 @@ class Source(Node):
         "columns fit several.",
     )
     licence: Licence = Field(description="SPDX expression, or LicenseRef-... for terms without an SPDX id.")
+    licence_column: str | None = Field(
+        default=None,
+        description="Column of JSON, Parquet or CSV rows that holds a row's own licence, as an SPDX expression in any case; a "
+        "row with another word there is set aside, one with nothing there has `licence`.",
+    )
     confidentiality: Confidentiality = "internal"
     limit_documents: PositiveInt | None = Field(default=None, description="Keep the first N documents in file order.")
     layout: Layout = Layout()

@@ -18,6 +18,17 @@ OPERATORS = ("AND", "OR", "WITH")
 
 def spdx_expression(text: str) -> str:
     """`text`, if it is an SPDX expression as SPDX writes it. Raises ValueError with what to write instead."""
+    canonical = canonical_expression(text)
+    if canonical != text:
+        raise ValueError(f"SPDX writes `{text}` as `{canonical}`")
+    return text
+
+
+def canonical_expression(text: str) -> str:
+    """An SPDX expression as SPDX writes it: ids are the same in any case (SPDX 2.3, D.2), and data sets write `cc-by-4.0`.
+
+    Raises ValueError with what to write instead.
+    """
     from license_expression import ExpressionError
 
     known = licensing()
@@ -35,9 +46,7 @@ def spdx_expression(text: str) -> str:
         ) from None
     if not words:
         raise ValueError("a licence is missing; write an SPDX id, or LicenseRef-NAME for other terms")
-    if canonical != text:
-        raise ValueError(f"SPDX writes `{text}` as `{canonical}`")
-    return text
+    return canonical
 
 
 Licence = Annotated[str, AfterValidator(spdx_expression)]

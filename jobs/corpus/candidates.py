@@ -64,6 +64,7 @@ def candidate(refined: Refined | Rejected, partitions: int, audited: bool = Fals
         else None,
         "ignored": orjson.dumps(row.ignored).decode() if row.ignored else None,
         "split_by": _split_by(row, sha256),
+        **({} if row.licence is None else {"licence": row.licence}),
     }
 
 

@@ -4,9 +4,11 @@ Every function takes the row's place and the row, and raises RowError where a va
 format a row has is decided in jobs/corpus/formats.py.
 """
 
+import functools
 import math
 from collections.abc import Mapping
 
+from configs.schema.licences import canonical_expression
 from jobs.corpus.judgements import judged
 from jobs.corpus.messages import message_of, messages_of, text_field
 from jobs.corpus.raw import Message, Raw, RowError
@@ -35,6 +37,22 @@ def refuse_unreadable(row: Row) -> None:
         raise RowError(
             reason, f"`{name}` is not empty, and an answer to it cannot be learnt from the text alone; remove the row"
         )
+
+
+def licence_of(row: Row, column: str | None) -> str | None:
+    """A row's own licence as SPDX writes it. Raises RowError: what nobody can look up is not guessed."""
+    value = None if column is None else row.get(column)
+    if value in (None, ""):
+        return None
+    try:
+        return _licence(value if isinstance(value, str) else "")
+    except ValueError as error:
+        raise RowError("unknown_licence", f"`{column}`: {error}") from None
+
+
+@functools.lru_cache(maxsize=4096)
+def _licence(text: str) -> str:
+    return canonical_expression(text)
 
 
 def conversation(uri: str, row: Row, turns: list[Message]) -> Raw:

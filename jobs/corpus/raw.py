@@ -65,6 +65,8 @@ class Raw:
     """Of a row of JSON; other formats have rows without a place in bytes, or are one document."""
     encoding: str = "utf-8"
     """As what the file was decoded; anything else was said by a byte order mark, or guessed."""
+    licence: str | None = None
+    """Of the row's own, where the source has a `licence_column`; else it is the source's."""
 
 
 READING_REASONS = {
@@ -82,6 +84,7 @@ READING_REASONS = {
     "wrong_columns": "a row of CSV with another number of cells than the header",
     "too_many_columns": "more columns than data sets have (jobs/corpus/formats.py)",
     "unknown_fields": "columns of no known format",
+    "unknown_licence": "no SPDX expression in the `licence_column`",
     "missing_columns": "columns of another format than the one that is set",
     "unknown_xml": "XML that is neither PubMed's nor JATS",
     "xml_entities": "a DOCTYPE that declares entities",

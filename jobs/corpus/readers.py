@@ -15,6 +15,7 @@ from typing import BinaryIO, cast
 
 from cluster.storage import Store
 from configs.schema.corpus import Source
+from jobs.corpus.convert import licence_of
 from jobs.corpus.decoding import decoded
 from jobs.corpus.docx import read_docx
 from jobs.corpus.formats import convert_row, recognise
@@ -66,12 +67,12 @@ def _documents(file: BinaryIO, uri: str, source: Source) -> Iterator[Raw | Rejec
     elif kind in ("xml", "pubmed", "jats"):
         yield from _articles(XmlStream(buffered(unpacked(file, uri))), uri, kind)
     elif source.format == "auto":
-        yield from _rows_of_one_format(rows_of(file, uri), uri)
+        yield from _rows_of_one_format(rows_of(file, uri), uri, source.licence_column)
     elif source.format == "jsonl":
-        yield from _recognised_rows(json_lines(buffered(unpacked(file, uri)), uri), uri)
+        yield from _recognised_rows(json_lines(buffered(unpacked(file, uri)), uri), uri, source.licence_column)
     else:
         for row in rows_of(file, uri):
-            yield _document(f"{uri}#{row.number}", row, source.format)
+            yield _document(f"{uri}#{row.number}", row, source.format, source.licence_column)
 
 
 def _articles(stream: XmlStream, uri: str, kind: str) -> Iterator[Raw | Rejected]:
@@ -90,19 +91,19 @@ def read_text(file: BinaryIO, uri: str) -> Raw:
     return Raw(uri, text.text, None, encoding=text.encoding)
 
 
-def _recognised_rows(rows: Iterator[Row], uri: str) -> Iterator[Raw | Rejected]:
+def _recognised_rows(rows: Iterator[Row], uri: str, licence_column: str | None) -> Iterator[Raw | Rejected]:
     """Every row by its own columns; what fits nothing is set aside."""
     for row in rows:
-        yield _document(f"{uri}#{row.number}", row, None)
+        yield _document(f"{uri}#{row.number}", row, None, licence_column)
 
 
-def _rows_of_one_format(rows: Iterator[Row], uri: str) -> Iterator[Raw | Rejected]:
+def _rows_of_one_format(rows: Iterator[Row], uri: str, licence_column: str | None) -> Iterator[Raw | Rejected]:
     """All rows have the format of the first one that tells it. Raises DataError at a row of another."""
     first: tuple[str, str] | None = None
     for row in rows:
         place = f"{uri}#{row.number}"
         if not isinstance(row.value, dict):
-            yield _document(place, row, None)
+            yield _document(place, row, None, licence_column)
             continue
         try:
             name = recognise(row.value)
@@ -119,17 +120,20 @@ def _rows_of_one_format(rows: Iterator[Row], uri: str) -> Iterator[Raw | Rejecte
                 f"{place} is `{name}`, {first[1]} is `{first[0]}`: one file with two formats. Split the file, or set the "
                 "source's `format` to the one that is meant (other rows are then set aside)."
             )
-        yield _document(place, row, name)
+        yield _document(place, row, name, licence_column)
 
 
-def _document(place: str, row: Row, name: str | None) -> Raw | Rejected:
+def _document(place: str, row: Row, name: str | None, licence_column: str | None) -> Raw | Rejected:
     """`name`: the format to read the row as; None to go by its columns."""
     if isinstance(row.value, Rejected):
         return row.value
     if not isinstance(row.value, dict):
         return Rejected(place, "not_an_object", f"a {type(row.value).__name__}")
     try:
-        return replace(convert_row(place, row.value, name or recognise(row.value)), byte_range=row.byte_range)
+        document = convert_row(place, row.value, name or recognise(row.value))
+        ignored = tuple(column for column in document.ignored if column != licence_column)
+        licence = licence_of(row.value, licence_column)
+        return replace(document, byte_range=row.byte_range, ignored=ignored, licence=licence)
     except RowError as error:
         return Rejected(place, error.reason, error.detail)
 

@@ -201,3 +201,17 @@ def test_a_table_whose_first_row_is_empty_is_known_by_the_next(tmp_path: Path):
     rows = read(write_parquet(tmp_path / "a.parquet", [None, "one", None, "two"]), "auto")
     assert [row.text for row in documents(rows)] == ["one", "two"]
     assert reasons(rows) == [("a.parquet#1", "unknown_fields"), ("a.parquet#3", "unknown_fields")]
+
+
+def test_a_row_may_have_a_licence_of_its_own(tmp_path: Path) -> None:
+    values = ["cc-by-4.0", None, "", "mit OR apache-2.0", "All rights reserved", 7, "LicenseRef-ours"]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps({"text": "A text.", "licence": value}) + "\n" for value in values))
+    for format in ("auto", "jsonl", "text_rows"):
+        source = Source(path=str(path), format=format, licence="MIT", licence_column="licence")
+        rows = list(read_file(str(path), "rows.jsonl", source))
+        told = [row.reason if isinstance(row, Rejected) else row.licence for row in rows]
+        assert told == [
+            "CC-BY-4.0", None, None, "MIT OR Apache-2.0", "unknown_licence", "unknown_licence", "LicenseRef-ours",
+        ], format  # fmt: skip
+        assert {row.ignored for row in rows if isinstance(row, Raw)} == {()}
