@@ -122,6 +122,11 @@ SUMMARISED = (
 """Of the held-out metrics these are worth a line on the screen, before and after; the record has all."""
 
 
+COUNTED_BY_KIND = {
+    "quarantined": "quarantined ", "personal": "personal data replaced ", "stripped": "characters of layout taken out ",
+}  # fmt: skip
+
+
 def summary_line(outcome: Outcome) -> str:
     """The numbers of an outcome in one line, for people."""
     words = []
@@ -130,8 +135,8 @@ def summary_line(outcome: Outcome) -> str:
             words.append(f"{name} {outcome.metrics[f'{name}_before']:.4g} -> {value:.4g}")
         elif isinstance(value, int | float) and "/" not in name:
             words.append(f"{name.replace('_', ' ')} {f'{value:,}' if isinstance(value, int) else f'{value:.4g}'}")
-        elif name == "quarantined" and isinstance(value, dict) and value:
-            words.append("quarantined " + ", ".join(f"{count:,} {reason}" for reason, count in value.items()))
+        elif name in COUNTED_BY_KIND and isinstance(value, dict) and value:
+            words.append(COUNTED_BY_KIND[name] + ", ".join(f"{count:,} {kind}" for kind, count in value.items()))
     return ": " + ", ".join(words) if words else ""
 
 

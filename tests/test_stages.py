@@ -16,8 +16,13 @@ def test_of_held_out_metrics_the_main_ones_are_shown_before_and_after() -> None:
         "heldout/lengths/chosen": 9.0,
         "heldout/lengths/chosen_before": 9.0,
     }
-    outcome = Outcome(metrics={"steps": 3, "last_loss": 0.25, **measured}, counts={"quarantined": {"duplicate": 1200}})
-    assert summary_line(outcome) == ": quarantined 1,200 duplicate, steps 3, last loss 0.25, heldout/loss 0.75 -> 0.5"
+    outcome = Outcome(
+        metrics={"steps": 3, "last_loss": 0.25, **measured},
+        counts={"quarantined": {"duplicate": 1200}, "personal": {"email": 2}},
+    )
+    assert summary_line(outcome) == (
+        ": quarantined 1,200 duplicate, personal data replaced 2 email, steps 3, last loss 0.25, heldout/loss 0.75 -> 0.5"
+    )
     assert summary_line(Outcome()) == ""
 
 

@@ -7,7 +7,6 @@
 Bad rows travel with the good ones and end in quarantine/ with their reason: every row that was read is in one of the files.
 """
 
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -26,13 +25,11 @@ from jobs.corpus.contamination import Contamination, contamination_of
 from jobs.corpus.inputs import InputFile, find_inputs
 from jobs.corpus.near import CLUSTERS, IndexFile, describe, find_clusters, index_of
 from jobs.corpus.partitions import Progress, Report, add_counts, run_each, run_partitions
-from jobs.corpus.pii import SHORTEST_SALT
+from jobs.corpus.pii import audit_salt
 from jobs.corpus.provenance import write_collected
 from jobs.corpus.reading import NO_SALT, partition_reader, read_units
 from jobs.corpus.schema import DOCUMENT_SCHEMA, DataError, read_table, write_table
 from jobs.corpus.writing import keep, kept, partition_writer, sort_out, without_near_duplicates, write_partition
-
-PII_SALT = "ACCLIMATE_PII_SALT"
 
 
 @dataclass(frozen=True)
@@ -168,17 +165,6 @@ def _partitions(
     reports = run_each(sorted_out, write_kept, "corpus", progress)
     output.remove("work")
     return reports, {**found, "files": own | {CLUSTERS: clusters}}
-
-
-def audit_salt() -> bytes:
-    """ACCLIMATE_PII_SALT; empty without. With it a corpus keeps which document had which value, as keyed digests: who has the
-    salt can look a value up, nobody else can. It is in no config, log or artifact. Raises UserError."""
-    salt = os.environ.get(PII_SALT, "").encode()
-    if salt and len(salt) < SHORTEST_SALT:
-        raise UserError(
-            f"{PII_SALT} has {len(salt)} characters; give it {SHORTEST_SALT} or more (openssl rand -hex 24)"
-        )
-    return salt
 
 
 def _contamination(stage: CorpusStage, earlier: Mapping[str, Store]) -> "ray.ObjectRef[Contamination] | None":

@@ -10,6 +10,7 @@ has the salt: keep it where passwords are kept.
 """
 
 import hmac
+import os
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -27,6 +28,7 @@ Finder = Callable[[str], Iterable[Span]]
 PLACEHOLDERS: dict[PiiKind, str] = {kind: f"[{kind.upper()}]" for kind in KINDS_OF_TIER["ner"]}
 PLACEHOLDER = re.compile("|".join(map(re.escape, PLACEHOLDERS.values())))
 RANK: dict[PiiKind, int] = {kind: rank for rank, kind in enumerate(KINDS_OF_TIER["ner"])}
+PII_SALT = "ACCLIMATE_PII_SALT"
 SHORTEST_SALT = 16
 """Bytes: as many as the digest has, else the salt is easier to guess than the value."""
 DIGEST_BYTES = 16
@@ -85,6 +87,24 @@ def redact(texts: Sequence[str] | pa.Array | pa.ChunkedArray, settings: Pii, sal
         rows = changed
         array = pa.array([results[row].text for row in rows], pa.large_string())
     return results
+
+
+def audit_salt() -> bytes:
+    """ACCLIMATE_PII_SALT; empty without. With it a corpus keeps which document had which value, as keyed digests: who has the
+    salt can look a value up, nobody else can. It is in no config, log or artifact. Raises UserError."""
+    salt = os.environ.get(PII_SALT, "").encode()
+    if salt and len(salt) < SHORTEST_SALT:
+        raise UserError(
+            f"{PII_SALT} has {len(salt)} characters; give it {SHORTEST_SALT} or more (openssl rand -hex 24)"
+        )
+    return salt
+
+
+def check_finders(settings: Pii) -> None:
+    """Raises UserError where a package or pipeline of the tier is not on this host, or the salt of the audit is none."""
+    if settings.tier != "none":
+        audit_salt()
+        _slow_finders(settings)
 
 
 def _one_array(texts: Sequence[str] | pa.Array | pa.ChunkedArray) -> pa.Array:

@@ -116,8 +116,10 @@ def foresee(run: Run, waiting: list[PlannedStage], store: Store) -> None:
             check_gate(run, planned.name, planned.stage)
         if isinstance(planned.stage, CorpusStage):
             from jobs.corpus.inputs import find_inputs
+            from jobs.corpus.pii import check_finders
             from jobs.corpus.probe import check_sources
 
+            check_finders(planned.stage.pii)
             check_sources(planned.name, planned.stage, find_inputs(planned.stage, Path.cwd()))
     check_cpus(run, waiting)
     by_name = {planned.name: planned for planned in waiting}

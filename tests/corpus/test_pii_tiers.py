@@ -10,7 +10,7 @@ from configs.errors import UserError
 from configs.schema.pii import KINDS_OF_TIER, Pii
 from jobs.corpus import pii
 from jobs.corpus.canaries import measured_precision, measured_recall, require_recall
-from jobs.corpus.pii import redact
+from jobs.corpus.pii import PII_SALT, check_finders, redact
 from tests.corpus.test_pii import LEFT_ALONE
 
 SALT = b"sixteen bytes or"
@@ -40,7 +40,16 @@ def test_a_missing_presidio_is_named_with_how_to_get_it(monkeypatch: pytest.Monk
     monkeypatch.setitem(sys.modules, "presidio_analyzer", None)
     with pytest.raises(UserError, match=r"presidio-analyzer.*not installed.*pip install 'acclimate\[pii\]'"):
         redact(["x"], Pii(tier="presidio"), SALT)
+    with pytest.raises(UserError, match="not installed"):
+        check_finders(Pii(tier="presidio"))
+    check_finders(Pii())
     assert redact(["ada@example.com"], Pii(tier="presidio", kinds=["email"]), SALT)[0].text == "[EMAIL]"
+
+
+def test_a_salt_that_can_be_guessed_is_refused_before_anything_starts(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv(PII_SALT, "short")
+    with pytest.raises(UserError, match="ACCLIMATE_PII_SALT has 5 characters; give it 16 or more"):
+        check_finders(Pii(tier="patterns"))
 
 
 @pytest.fixture
