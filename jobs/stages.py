@@ -116,30 +116,6 @@ def run_stage(stage: Stage, context: StageContext) -> Outcome:
             return _report(stage, context)
 
 
-SUMMARISED = (
-    "heldout/loss", "heldout/accuracy", "heldout/rewards/accuracies", "general/perplexity", "heldout/score", "heldout/gold",
-)  # fmt: skip
-"""Of the held-out metrics these are worth a line on the screen, before and after; the record has all."""
-
-
-COUNTED_BY_KIND = {
-    "quarantined": "quarantined ", "personal": "personal data replaced ", "stripped": "characters of layout taken out ",
-}  # fmt: skip
-
-
-def summary_line(outcome: Outcome) -> str:
-    """The numbers of an outcome in one line, for people."""
-    words = []
-    for name, value in {**outcome.counts, **outcome.metrics}.items():
-        if name in SUMMARISED:
-            words.append(f"{name} {outcome.metrics[f'{name}_before']:.4g} -> {value:.4g}")
-        elif isinstance(value, int | float) and "/" not in name:
-            words.append(f"{name.replace('_', ' ')} {f'{value:,}' if isinstance(value, int) else f'{value:.4g}'}")
-        elif name in COUNTED_BY_KIND and isinstance(value, dict) and value:
-            words.append(COUNTED_BY_KIND[name] + ", ".join(f"{count:,} {kind}" for kind, count in value.items()))
-    return ": " + ", ".join(words) if words else ""
-
-
 def trusts_code(store: Store, model: Artifact) -> bool:
     """Whether the model stage that a model comes from was told to run the Python files beside the weights.
 

@@ -6,7 +6,8 @@ import pytest
 
 from cluster.artifacts import Artifact, attempt, find_artifact
 from cluster.storage import Store
-from jobs.stages import Outcome, summary_line, trusts_code
+from jobs.cli.display import summary_line
+from jobs.stages import Outcome, trusts_code
 
 
 def test_of_held_out_metrics_the_main_ones_are_shown_before_and_after() -> None:

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -16,6 +16,9 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+
+if TYPE_CHECKING:
+    from jobs.stages import Outcome
 
 LINE_EVERY_S = 10.0
 """Without a terminal (CI, a job's log): often enough to see that it lives, seldom enough to read."""
@@ -127,3 +130,27 @@ class Display:
             self._ended.set()
             self._lines.join()
             self._lines = None
+
+
+SUMMARISED = (
+    "heldout/loss", "heldout/accuracy", "heldout/rewards/accuracies", "general/perplexity", "heldout/score", "heldout/gold",
+)  # fmt: skip
+"""Of the held-out metrics these are worth a line on the screen, before and after; the record has all."""
+
+
+COUNTED_BY_KIND = {
+    "quarantined": "quarantined ", "personal": "personal data replaced ", "stripped": "characters of layout taken out ",
+}  # fmt: skip
+
+
+def summary_line(outcome: "Outcome") -> str:
+    """The numbers of an outcome in one line, for people."""
+    words = []
+    for name, value in {**outcome.counts, **outcome.metrics}.items():
+        if name in SUMMARISED:
+            words.append(f"{name} {outcome.metrics[f'{name}_before']:.4g} -> {value:.4g}")
+        elif isinstance(value, int | float) and "/" not in name:
+            words.append(f"{name.replace('_', ' ')} {f'{value:,}' if isinstance(value, int) else f'{value:.4g}'}")
+        elif name in COUNTED_BY_KIND and isinstance(value, dict) and value:
+            words.append(COUNTED_BY_KIND[name] + ", ".join(f"{count:,} {kind}" for kind, count in value.items()))
+    return ": " + ", ".join(words) if words else ""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from jobs.cli.display import Display
+from jobs.cli.display import Display, summary_line
 from jobs.cli.interrupts import stop_on_signals
 from jobs.cli.places import StoreOption, load, load_config, store_argument
 from jobs.cli.plan import ConfigArgument, JsonOption, OverridesArgument, plan_table, planned_rows
@@ -177,7 +177,6 @@ def _watch(
     fetched: "Callable[[PlannedStage], None]",
 ) -> "Watch":
     from jobs.pipeline import Watch
-    from jobs.stages import summary_line
 
     working = ""
 

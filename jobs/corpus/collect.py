@@ -18,7 +18,6 @@ import pyarrow as pa
 import ray
 
 from cluster.storage import Store
-from configs.errors import UserError
 from configs.schema.corpus import CorpusStage
 from jobs.corpus.canaries import require_recall
 from jobs.corpus.contamination import Contamination, contamination_of
