@@ -54,7 +54,7 @@ serve: install  ## Serve the demo's model (or MODEL=...) to OpenAI clients on 12
 
 # Two files of tests at a time: clusters and engines are mostly started and waited for.
 test: install system assets  ## All tests but chaos
-	$(BIN)/python -m pytest tests --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest tests --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations 25
 
 test-fast: install  ## Tests without clusters, engines and browsers
 	$(BIN)/python -m pytest tests --numprocesses 2 --dist loadfile -m "not cluster and not vllm and not browser and not chaos and not gpu"
