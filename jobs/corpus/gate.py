@@ -93,12 +93,48 @@ def sealed(gate: Gate, terms: Mapping[str, int], files: Mapping[str, Any]) -> di
     return {**record, "seal": _seal(record, files)}
 
 
+def sealed_together(manifests: Mapping[str, Mapping[str, Any]], files: Mapping[str, Any]) -> dict[str, Any]:
+    """The `gate` of what is made of several shards: allowed is what all of them allow.
+
+    Args:
+        manifests: by the names of the shards.
+        files: of the new manifest.
+
+    Raises DataError as `require_purpose`.
+    """
+    gates = [_checked(name, manifest) for name, manifest in manifests.items()]
+    decisions: dict[tuple[str, str], dict[str, Any]] = {}
+    for decision in (decision for gate in gates for decision in gate["decisions"]):
+        kind = (decision["confidentiality"], decision["licence"])
+        known = decisions.setdefault(kind, {**decision, "documents": 0})
+        refused = {**known["refused"], **decision["refused"]}
+        allowed = [purpose for purpose in known["allowed"] if purpose not in refused]
+        documents = known["documents"] + decision["documents"]
+        decisions[kind] = {**known, "documents": documents, "allowed": allowed, "refused": refused}
+    record = {
+        "purposes": [purpose for purpose in PURPOSES if all(purpose in gate["purposes"] for gate in gates)],
+        "allowed": allowed_of(gates),
+        "decisions": [decisions[kind] for kind in sorted(decisions)],
+    }
+    return {**record, "seal": _seal(record, files)}
+
+
 def require_purpose(name: str, manifest: Mapping[str, Any], purpose: Purpose) -> None:
     """Raises DataError where shards have no decision, one of other files, or one that says no.
 
     Args:
         name: of the shards artifact.
     """
+    gate = _checked(name, manifest)
+    if purpose in gate["allowed"]:
+        return
+    why = {one["refused"].get(purpose) for one in gate["decisions"]} - {None}
+    told = "; ".join(sorted(map(str, why))) or f"its `gate.purposes` are {gate['purposes']}"
+    raise DataError(f"{name} may not be used to {purpose}: {told}")
+
+
+def _checked(name: str, manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """The decision of a manifest, if there is one and it is that of its files. Raises DataError."""
     gate = manifest.get("gate")
     if not isinstance(gate, dict) or not isinstance(gate.get("seal"), str):
         raise DataError(
@@ -110,11 +146,7 @@ def require_purpose(name: str, manifest: Mapping[str, Any], purpose: Purpose) ->
         raise DataError(
             f"the decision in {name}'s manifest is not that of its files: one of the two was changed; make the shards again"
         )
-    if purpose in gate["allowed"]:
-        return
-    why = {one["refused"].get(purpose) for one in gate["decisions"]} - {None}
-    told = "; ".join(sorted(map(str, why))) or f"its `gate.purposes` are {gate['purposes']}"
-    raise DataError(f"{name} may not be used to {purpose}: {told}")
+    return gate
 
 
 def allowed_of(records: Iterable[Mapping[str, Any]]) -> list[Purpose]:

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from cluster.artifacts import attempt
 from cluster.storage import Store
 from configs.schema.gate import Gate, Purpose
-from jobs.corpus.gate import allowed_of, decide, reasons_against, require_purpose, sealed
+from jobs.corpus.gate import allowed_of, decide, reasons_against, require_purpose, sealed, sealed_together
 from jobs.corpus.schema import DataError, read_table
 from tests.world.command import acclimate, require_refused
 from tests.world.toy_run import ToyRun, write_toy_documents, write_toy_run
@@ -102,6 +102,27 @@ def test_a_decision_holds_for_its_files_and_its_purposes() -> None:
         require_purpose("rows", {"gate": gate, "files": other}, "train")
     with pytest.raises(DataError, match="is not that of its files"):
         require_purpose("rows", {"gate": {**gate, "allowed": ["train", "publish"]}, "files": FILES}, "publish")
+
+
+def test_what_is_mixed_may_do_what_all_of_it_may() -> None:
+    wide = Gate(train=["permissive", "CC-BY-NC-4.0"], serve=["permissive"])
+    parts = {
+        "open": {"gate": sealed(Gate(), {"public MIT": 7, "public CC-BY-4.0": 1}, FILES), "files": FILES},
+        "closed": {"gate": sealed(wide, {"public MIT": 2, "public CC-BY-NC-4.0": 3}, FILES), "files": FILES},
+    }
+    files = {"train/shard-00000.parquet": {"sha256": "new", "size": 3}}
+    gate = sealed_together(parts, files)
+    assert gate["allowed"] == ["train"] and gate["purposes"] == ["train", "serve"]
+    assert [(one["licence"], one["documents"], one["allowed"]) for one in gate["decisions"]] == [
+        ("CC-BY-4.0", 1, ["train", "serve", "publish"]),
+        ("CC-BY-NC-4.0", 3, ["train"]),
+        ("MIT", 9, ["train", "serve", "publish"]),
+    ]
+    require_purpose("mix", {"gate": gate, "files": files}, "train")
+    with pytest.raises(DataError, match="mix may not be used to serve: CC-BY-NC-4.0 is not in gate.serve"):
+        require_purpose("mix", {"gate": gate, "files": files}, "serve")
+    with pytest.raises(DataError, match="bare has no decision"):
+        sealed_together({**parts, "bare": {"files": FILES}}, files)
 
 
 def test_rows_to_measure_on_are_not_learnt() -> None:
