@@ -233,7 +233,8 @@ def files_of(texts: list[str], model: Path, target: Path, way: str) -> tuple[dic
     documents = pa.table(
         {
             "document_id": [document_id_of(sha) for sha in shas], "text": texts, "uri": shas, "sha256": shas,
-            "source": ["papers"] * len(texts), "split": [("train", "heldout")[number % 5 == 0] for number in range(len(texts))],
+            "source": ["papers"] * len(texts), "licence": ["CC0-1.0"] * len(texts), "confidentiality": ["public"] * len(texts),
+            "split": [("train", "heldout")[number % 5 == 0] for number in range(len(texts))],
         }
     )  # fmt: skip
     stage = ShardsStage.model_validate(
