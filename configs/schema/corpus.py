@@ -10,7 +10,7 @@ from configs.schema.layout import Layout
 from configs.schema.licences import Licence
 from configs.schema.pii import Pii
 from configs.schema.quality import Quality
-from configs.schema.tree import FileCount, Fraction, Node, PositiveInt, StageName
+from configs.schema.tree import FileCount, Fraction, Node, PositiveInt, StageName, recorded_only
 
 RowFormat = Literal[
     "text_rows", "messages", "sharegpt", "prompt_completion", "instructions", "preferences", "ultrafeedback",
@@ -91,6 +91,7 @@ READ_BY = {
     "train_on": ("messages",),
     "too_long": ("messages", "preferences", "thumbs", "prompts"),
     "document_end": ("text",),
+    "fast_tokenizer": ("text",),
 }
 """Settings that not all `rows` have a use for. Texts are cut into rows, never cut off."""
 
@@ -125,6 +126,12 @@ class ShardsStage(Node):
     )
     shards: FileCount = Field(
         default=8, description="Number of output shards; a document's shard is hash(id) mod this."
+    )
+
+    fast_tokenizer: Literal["auto", "off"] = recorded_only(
+        "auto",
+        description="auto: texts are tokenised by gigatoken where, on hard strings and samples of every shard, it gives the very "
+        "tokens of the model's own tokenizer; off: always by that one. The shards are the same, `rows: text` only.",
     )
 
     @model_validator(mode="after")

@@ -9,9 +9,10 @@ import hashlib
 import logging
 import tempfile
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import numpy as np
 import orjson
@@ -20,6 +21,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from cluster.storage import Store
 from configs.schema.corpus import ShardsStage
+from jobs.corpus.fast_tokens import GIGATOKEN, OWN, Refusal, batches_of, encode_all, fast_encoder, own_encoder
 from jobs.corpus.raw import RowError
 from jobs.corpus.schema import QUARANTINE_SCHEMA, DataError
 from jobs.corpus.template import render
@@ -31,8 +33,6 @@ WEIGHTS_INDEX = ".index.json"
 SEGMENT_SCHEMA = pa.schema(
     [("input_ids", pa.list_(pa.int32())), ("weights", pa.list_(pa.float32())), ("document_id", pa.int64())]
 )
-DOCUMENTS_PER_CALL = 512
-"""The tokenizer's Python lists of that many abstracts take about 10 MB; more would not be faster."""
 
 
 @dataclass(frozen=True)
@@ -87,21 +87,42 @@ class Segments:
     """QUARANTINE_SCHEMA"""
     counts: Counter[str]
     """`truncated`: conversations longer than the context; `lost_tokens`: what was cut off them; `lone_tokens`: of texts."""
+    tokenized_by: Counter[str] = field(default_factory=Counter)
+    """Texts by GIGATOKEN or OWN (jobs/corpus/fast_tokens.py), and why by OWN where GIGATOKEN was to be tried."""
 
 
-def text_segments(documents: pa.Table, tokenizer: PreTrainedTokenizerBase, end_id: int) -> Segments:
+def text_segments(
+    documents: pa.Table, tokenizer: PreTrainedTokenizerBase, end_id: int, fast_tokenizer: Literal["auto", "off"] = "off"
+) -> Segments:
     """Whole documents closed by `end_id`; every token weighs 1 (packing sets the first of a segment to 0).
 
     Special tokens spelt in a document are ordinary text here: a corpus cannot end its own documents.
     """
-    tables = []
-    for batch in documents.to_batches(max_chunksize=DOCUMENTS_PER_CALL):
-        encoded: Any = tokenizer(batch["text"].to_pylist(), split_special_tokens=True, return_attention_mask=False)
-        ids = [np.asarray([*row, end_id], dtype=np.int32) for row in encoded["input_ids"]]
-        tables.append(
-            _segment_table(ids, [np.ones(len(row), np.float32) for row in ids], batch["document_id"].to_pylist())
-        )
-    return Segments(_concatenated(tables), QUARANTINE_SCHEMA.empty_table(), Counter())
+    batches, by = _ids_of(documents["text"], tokenizer, fast_tokenizer)
+    owners = documents["document_id"].to_numpy()
+    end = np.array([end_id], dtype=np.int32)
+    tables, done = [], 0
+    for rows in batches:
+        ids = [np.concatenate([row, end]) for row in rows]
+        weights = [np.ones(len(row), np.float32) for row in ids]
+        tables.append(_segment_table(ids, weights, owners[done : done + len(ids)]))
+        done += len(ids)
+    return Segments(
+        _concatenated(tables), QUARANTINE_SCHEMA.empty_table(), Counter(), Counter({by: done} if done else {})
+    )
+
+
+def _ids_of(
+    texts: pa.ChunkedArray, tokenizer: PreTrainedTokenizerBase, fast_tokenizer: Literal["auto", "off"]
+) -> tuple[Iterable[list[np.ndarray]], str]:
+    """Ids of the texts in batches, and by what; where gigatoken will not do, why."""
+    by = OWN
+    if fast_tokenizer == "auto" and len(texts):
+        try:
+            return list(encode_all(texts, fast_encoder(tokenizer))), GIGATOKEN
+        except Refusal as refusal:
+            by = f"{OWN}: {refusal}"
+    return map(own_encoder(tokenizer), batches_of(texts)), by
 
 
 def without_lone_tokens(segments: Segments, context: int) -> Segments:
@@ -122,7 +143,7 @@ def without_lone_tokens(segments: Segments, context: int) -> Segments:
     }
     table = pa.table(columns, schema=SEGMENT_SCHEMA).filter(pa.array(lengths > lone)).combine_chunks()
     counts = segments.counts + Counter(lone_tokens=int(lone.sum()))
-    return Segments(table, segments.rejected, counts)
+    return replace(segments, table=table, counts=counts)
 
 
 def conversation_segments(
@@ -157,7 +178,7 @@ def conversation_segments(
     return Segments(table, pa.Table.from_pylist(rejected, schema=QUARANTINE_SCHEMA), counts)
 
 
-def _segment_table(ids: list[np.ndarray], weights: list[np.ndarray], owners: list[int]) -> pa.Table:
+def _segment_table(ids: list[np.ndarray], weights: list[np.ndarray], owners: Sequence[int] | np.ndarray) -> pa.Table:
     offsets = pa.array(np.concatenate([[0], np.cumsum([len(row) for row in ids])]), pa.int32())
     columns = {
         "input_ids": pa.ListArray.from_arrays(offsets, pa.array(np.concatenate([np.empty(0, np.int32), *ids]))),

@@ -6,7 +6,7 @@ rows --index_of--> what each costs and weighs, and where it is from
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -63,6 +63,8 @@ class ShardRows:
     documents: int
     rejected: pa.Table
     counts: Counter[str]
+    tokenized_by: Counter[str] = field(default_factory=Counter)
+    """Texts only; see jobs.corpus.segments.Segments."""
 
 
 def build_rows(
@@ -127,7 +129,8 @@ def _packed_rows(
     end_id: int,
 ) -> ShardRows:
     if stage.rows == "text":
-        segments = without_lone_tokens(text_segments(documents, tokenizer, end_id), stage.context)
+        segments = text_segments(documents, tokenizer, end_id, stage.fast_tokenizer)
+        segments = without_lone_tokens(segments, stage.context)
     else:
         segments = conversation_segments(documents, tokenizer, stage, ends)
     overflow = "split" if stage.rows == "text" else "truncate"
@@ -145,4 +148,5 @@ def _packed_rows(
         rows = rows.take(
             pa.array(np.argsort([owners[0] for owners in rows["document_ids"].to_pylist()], kind="stable"))
         )
-    return ShardRows(rows.combine_chunks(), segments.table.num_rows, segments.rejected, segments.counts)
+    rows = rows.combine_chunks()
+    return ShardRows(rows, segments.table.num_rows, segments.rejected, segments.counts, segments.tokenized_by)

@@ -68,6 +68,8 @@ class ShardsSummary:
     tokenizer_sha256: str
     template_sha256: str | None
     """Of the chat template's text; None where the model has none."""
+    tokenized_by: dict[str, int]
+    """Texts by what tokenised them; `rows: text` only. Not in the manifest: the ids are the same by either."""
 
 
 def build_shards(
@@ -108,6 +110,7 @@ def build_shards(
         quarantined=add_counts(reports, "quarantined"),
         tokenizer_sha256=files.sha256,
         template_sha256=_template_sha256(tokenizer),
+        tokenized_by=add_counts(reports, "tokenized_by"),
     )
     _check_something_is_learnt(stage, summary)
     _write_manifest(stage, reports, output, summary)
@@ -138,6 +141,7 @@ def partition_writer(
     def write(shard: int, documents: pa.Table) -> Report:
         tokenizer = load_tokenizer(files)
         report: Report = {"files": {}, "index": {}, "documents": {}, "counts": {"documents": documents.num_rows}}
+        report["tokenized_by"] = Counter()
         rejected = []
         sources = dict(zip(documents["document_id"].to_pylist(), documents["source"].to_pylist(), strict=True))
         # document_id alone could tie: it is only the first 8 bytes of sha256.
@@ -149,6 +153,7 @@ def partition_writer(
             built = build_rows(stage, documents, split, tokenizer, ends, end_id)
             rejected.append(built.rejected)
             report["counts"] = add_counts([report, {"counts": built.counts}], "counts")
+            report["tokenized_by"] += built.tokenized_by
             report["documents"][split] = built.documents
             if built.rows.num_rows:
                 _put(output, f"{split}/shard-{shard:05d}.parquet", built.rows, report)
@@ -208,7 +213,8 @@ def _write_manifest(stage: ShardsStage, reports: list[Report], output: Store, su
         _put(output, f"{split}/index.parquet", _index_table(files, reports, split), index)
         files.update(index["files"])
     gate = sealed(stage.gate, add_counts(reports, "terms"), files)
-    output.write_json("manifest.json", {**asdict(summary), "gate": gate, "files": files})
+    told = {name: value for name, value in asdict(summary).items() if name != "tokenized_by"}
+    output.write_json("manifest.json", {**told, "gate": gate, "files": files})
 
 
 def _index_table(files: dict[str, Any], reports: list[Report], split: str) -> pa.Table:

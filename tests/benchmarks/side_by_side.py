@@ -32,7 +32,7 @@ class Turns:
         """Blocks until it is this contender's turn; False where no more turn will come."""
         return bool(sys.stdin.readline())
 
-    def report(self, seconds: float, loss: float, **others: float) -> None:
+    def report(self, seconds: float, loss: float | None = None, **others: float) -> None:
         """Ends the turn."""
         numbers = {"seconds": seconds, "loss": loss, "peak_mib": memory_bytes("VmHWM") / 2**20, **others}
         print(json.dumps(numbers), file=self._channel, flush=True)

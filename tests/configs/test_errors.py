@@ -17,8 +17,8 @@ from jobs.corpus.partitions import run_partitions
 from jobs.train.weights import WeightsError
 
 CHECKOUT = Path(__file__).parents[2]
-FOR_ROWS = {"RowError"}
-"""Becomes a line in quarantine and never leaves the readers."""
+FOR_ROWS = {"RowError", "Refusal"}
+"""The one becomes a line in quarantine and never leaves the readers, the other a name in the counts (jobs/corpus/fast_tokens.py)."""
 
 
 def _exceptions_without_exit_code() -> set[str]:

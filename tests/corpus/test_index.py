@@ -51,6 +51,7 @@ def test_held_out_rows_are_of_one_source_and_mixed(tiny_model: Path, tmp_path: P
         {
             "document_id": document_id_of(text_sha256(text)), "text": text, "uri": text, "sha256": text_sha256(text),
             "source": ("papers", "talks")[number % 2], "split": ("train", "heldout")[number // 2 % 2],
+            "licence": "CC0-1.0", "confidentiality": "public",
         }
         for number, text in enumerate(texts)
     ])  # fmt: skip
