@@ -16,13 +16,14 @@ from cluster.storage import Store
 from configs.errors import Stopped
 from configs.schema.corpus import CorpusStage, ShardsStage
 from configs.schema.evaluation import EvaluateStage, ReportStage
+from configs.schema.mix import MixStage
 from configs.schema.ppo_stage import PpoStage
 from configs.schema.run import UNKNOWN_LICENCE, ModelStage, Run, Stage, stage_inputs
 from configs.schema.training import AnyTrainStage, KtoStage, LanguageModelStage, TrainStage
 from configs.schema.tree import hashed_values
 
 STAGE_VERSIONS = {
-    "model": 1, "corpus": 4, "shards": 7, "cpt": 2, "sft": 2, "reward": 2, "dpo": 2,
+    "model": 1, "corpus": 4, "shards": 7, "mix": 1, "cpt": 2, "sft": 2, "reward": 2, "dpo": 2,
     "kto": 1, "orpo": 1, "ppo": 2, "evaluate": 1, "report": 1,
 }  # fmt: skip
 """Raised by hand when the same config and inputs would give another result: it renews the key."""
@@ -104,6 +105,8 @@ def run_stage(stage: Stage, context: StageContext) -> Outcome:
             return _corpus(stage, context)
         case ShardsStage():
             return _shards(stage, context)
+        case MixStage():
+            return _mix(stage, context)
         case TrainStage():
             return _train(stage, context)
         case PpoStage():
@@ -130,6 +133,8 @@ def summary_line(outcome: Outcome) -> str:
             words.append(f"{name.replace('_', ' ')} {f'{value:,}' if isinstance(value, int) else f'{value:.4g}'}")
         elif name == "quarantined" and isinstance(value, dict) and value:
             words.append("quarantined " + ", ".join(f"{count:,} {reason}" for reason, count in value.items()))
+        elif name == "shares" and isinstance(value, dict):
+            words.append("shares " + ", ".join(f"{share:.4f} {source}" for source, share in value.items()))
     return ": " + ", ".join(words) if words else ""
 
 
@@ -174,6 +179,14 @@ def _shards(stage: ShardsStage, context: StageContext) -> Outcome:
         trusts_code(context.store, model),
     )  # fmt: skip
     return Outcome(counts=asdict(summary), licences=corpus.record["licences"])
+
+
+def _mix(stage: MixStage, context: StageContext) -> Outcome:
+    from jobs.corpus.mix import build_mix
+
+    inputs = {name: context.inputs[key].content for key, _, name in stage_inputs(stage)}
+    summary = build_mix(context.name, stage, inputs, context.content, context.progress, context.say)
+    return Outcome(counts=asdict(summary), licences=sorted(_licences(context)))
 
 
 def _train(stage: AnyTrainStage, context: StageContext) -> Outcome:
@@ -255,7 +268,7 @@ def check_rows_fit(name: str, stage: AnyTrainStage | PpoStage, shards: str, rows
         case PpoStage():
             wanted = ("prompts",)
         case LanguageModelStage():
-            wanted = ("text", "messages")
+            wanted = ("text", "messages", "mixed")
         case KtoStage():
             wanted = ("thumbs",)
         case _:

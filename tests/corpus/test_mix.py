@@ -1,0 +1,381 @@
+"""Mixing by token share: what is chosen is within a row of what was asked, and a mix is a shards artifact like any other."""
+
+import hashlib
+import io
+import json
+import random
+import signal
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cluster.artifacts import attempt
+from cluster.storage import Store
+from configs.schema.mix import MixStage
+from configs.schema.run import Run
+from jobs.corpus import mix
+from jobs.corpus.mix import MixSummary, build_mix, check_mixable
+from jobs.corpus.partitions import Read, Report, Write
+from jobs.corpus.schema import INDEX_SCHEMA, ROW_SCHEMA, DataError, write_table
+from jobs.corpus.shares import choose, dealt, heldout_uses, in_a_row, splitmix64
+from jobs.pipeline import plan_run
+from jobs.preflight.origin import ContextTooLong
+from jobs.preflight.rows import context_of
+from jobs.preflight.stages import foresee
+from jobs.train.reader import RowReader, read_index, verify_shards
+from tests.world.toy_run import ToyRun, write_toy_run
+
+CONTEXT = 64
+
+
+@st.composite
+def mixes(draw: st.DrawFn) -> tuple[dict[str, np.ndarray], dict[str, float], dict[str, int], int]:
+    """Tokens of rows, shares and repeats of up to eight inputs."""
+    names = [f"input_{number}" for number in range(draw(st.integers(1, 8)))]
+    rows = st.lists(st.integers(1, CONTEXT), min_size=1, max_size=30)
+    parts = {name: draw(st.integers(1, 40)) for name in names}
+    return (
+        {name: np.array(draw(rows)) for name in names},
+        {name: part / sum(parts.values()) for name, part in parts.items()},
+        {name: draw(st.integers(1, 3)) for name in names if draw(st.booleans())},
+        draw(st.integers(0, 3)),
+    )
+
+
+@given(mixes())
+@settings(max_examples=300, deadline=None)
+def test_shares_are_within_a_row_and_the_scarcest_is_used_whole(mixed: Any) -> None:
+    tokens, fractions, repeat, seed = mixed
+    choice = choose(tokens, fractions, repeat, seed)
+    used = {name: int(tokens[name][uses].sum()) for name, uses in choice.uses.items()}
+    longest = max(int(rows.max()) for rows in tokens.values())
+    for name, share in fractions.items():
+        assert abs(used[name] - share * sum(used.values())) <= longest + 1e-6
+        uses = Counter(choice.uses[name].tolist())
+        assert max(uses.values(), default=0) <= repeat.get(name, 1)
+        assert max(uses.values(), default=0) - min(uses[place] for place in range(len(tokens[name]))) <= 1
+    scarcest = choice.scarcest
+    assert Counter(choice.uses[scarcest].tolist()) == dict.fromkeys(
+        range(len(tokens[scarcest])), repeat.get(scarcest, 1)
+    )
+
+
+def test_roundings_do_not_add_up() -> None:
+    """Twenty inputs of which each would round up by 0.4 rows leave one of 0.9 short by eight rows, were it not for `_counts`."""
+    tokens = {"large": np.full(90, 10)} | {f"small_{number:02d}": np.full(99, 10) for number in range(19)}
+    fractions = {"large": 0.9} | {f"small_{number:02d}": 0.1 / 19 for number in range(19)}
+    # 1,000 tokens in all: 5.263 of each small one, which is nearer to a row of 10 than to none.
+    choice = choose(tokens, fractions, {}, 0)
+    assert choice.scarcest == "large" and len(choice.uses["large"]) == 90
+    assert sum(len(choice.uses[name]) for name in tokens if name != "large") == 10
+
+
+def test_a_scarce_input_limits_the_mix_and_repeat_mends_it() -> None:
+    tokens = {"papers": np.full(10, 50), "general": np.full(100, 50)}
+    fractions = {"papers": 0.5, "general": 0.5}
+    once = choose(tokens, fractions, {}, 0)
+    assert once.scarcest == "papers" and {name: len(uses) for name, uses in once.uses.items()} == {
+        "general": 10,
+        "papers": 10,
+    }
+    thrice = choose(tokens, fractions, {"papers": 3}, 0)
+    assert Counter(thrice.uses["papers"].tolist()) == dict.fromkeys(range(10), 3)
+    assert len(set(thrice.uses["general"].tolist())) == 30
+    # A larger mix takes the same rows and more, and another seed takes others.
+    assert thrice.uses["general"][:10].tolist() == once.uses["general"].tolist()
+    assert set(choose(tokens, fractions, {}, 1).uses["general"].tolist()) != set(once.uses["general"].tolist())
+
+
+def test_the_hash_is_splitmix64() -> None:
+    """The first numbers from 1234567 that Vigna's reference implementation prints."""
+    known = [6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431, 16408922859458223821]
+    assert splitmix64(1234567, 5).tolist() == known
+
+
+def placed(placement: Any) -> list[tuple[int, int]]:
+    return list(zip(placement.shard.tolist(), placement.row.tolist(), strict=True))
+
+
+def test_every_shard_has_every_input_by_its_share() -> None:
+    tokens = {"a": np.full(64, 10), "b": np.full(31, 10), "c": np.full(5, 10)}
+    uses = {name: np.arange(len(rows)) for name, rows in tokens.items()}
+    placement = dealt(uses, tokens, {"a": 0.64, "b": 0.31, "c": 0.05}, 4)
+    for number, name in enumerate(tokens):
+        mine = Counter(placement.shard[placement.input == number].tolist())
+        assert sorted(mine.values()) == sorted([-(-(len(tokens[name]) - shard) // 4) for shard in range(4)])
+        assert sorted(placement.place[placement.input == number].tolist()) == list(range(len(tokens[name])))
+    assert placed(placement) == [(shard, row) for shard in range(4) for row in range(25)]
+
+
+def test_held_out_rows_begin_by_their_shares_and_replay_takes_no_more_than_its_own() -> None:
+    tokens = {"domain": np.full(40, 10), "general": np.full(400, 10), "replay": np.full(1000, 10)}
+    fractions = {"domain": 0.6, "general": 0.3, "replay": 0.1}
+    uses = heldout_uses(tokens, fractions, "replay", 0)
+    assert {name: len(set(rows.tolist())) for name, rows in uses.items()} == {
+        "domain": 40,
+        "general": 400,
+        "replay": 49,
+    }
+    placement = in_a_row(uses, tokens, fractions, 3)
+    assert placed(placement) == [(shard, row) for shard in range(3) for row in range(163)]
+    for first in (10, 20, 50):  # the domain lasts for 66 rows
+        counts = Counter(placement.input[:first].tolist())
+        assert all(abs(counts[number] - share * first) <= 1 for number, share in enumerate(fractions.values())), counts
+    alone = heldout_uses(
+        {"domain": np.empty(0, int), "replay": np.full(9, 10)}, {"domain": 0.9, "replay": 0.1}, "replay", 0
+    )
+    assert in_a_row(alone, {"domain": np.empty(0, int), "replay": np.full(9, 10)}, fractions, 2).shard.tolist() == []
+
+
+def write_shards(store: Store, name: str, count: int, heldout: int = 4, **manifest: Any) -> Store:
+    """A shards artifact in two files of each split, with rows of 8 to 64 tokens that say where they are from."""
+    generator = np.random.Generator(np.random.Philox(len(name)))
+    below = store.below(name)
+    files: dict[str, Any] = {}
+    for split, total in (("train", count), ("heldout", heldout)):
+        index = []
+        for shard in range(2):
+            own = range(shard, total, 2)
+            table = pa.Table.from_pylist(
+                [packed_row(generator, 1000 * len(name) + number, split == "heldout") for number in own],
+                schema=ROW_SCHEMA,
+            )
+            entries = enumerate(table.to_pylist())
+            index += [[shard, row, len(it["input_ids"]), sum(it["weights"]), name] for row, it in entries]
+            files |= entry(below, f"{split}/shard-{shard:05d}.parquet", table)
+        columns = zip(*index, strict=True) if index else [[]] * 5
+        arrays = [pa.array(column, field.type) for column, field in zip(columns, INDEX_SCHEMA, strict=True)]
+        files |= entry(below, f"{split}/index.parquet", pa.table(arrays, schema=INDEX_SCHEMA))
+    told = {"rows": "text", "context": CONTEXT, "tokenizer_sha256": "t", "template_sha256": None, **manifest}
+    below.write_json("manifest.json", {**told, "files": files})
+    return below
+
+
+def packed_row(generator: np.random.Generator, document: int, heldout: bool) -> dict[str, Any]:
+    length = int(generator.integers(8, CONTEXT + 1))
+    document = -document - 1 if heldout else document
+    return {
+        "input_ids": generator.integers(3, 100, length).tolist(), "weights": [0.0] + [1.0] * (length - 1),
+        "segment_lengths": [length], "document_ids": [document],
+    }  # fmt: skip
+
+
+def entry(store: Store, name: str, table: pa.Table) -> dict[str, Any]:
+    written = write_table(store, name, table)
+    return {name: {"sha256": written.sha256, "size": written.size, "rows": written.rows}}
+
+
+def run_here(order: int) -> Any:
+    """`run_partitions` in this process, with rows that arrive in a random order."""
+
+    def run(units: list[dict[str, Any]], read: Read, write: Write, partitions: int, *_: object) -> list[Report]:
+        rows = pa.concat_tables([table for unit in units for table in read(unit)])
+        rows = rows.take(random.Random(order).sample(range(rows.num_rows), rows.num_rows))
+        shards = [rows.filter(pc.field("partition") == shard) for shard in range(partitions)]
+        return [write(shard, table) for shard, table in enumerate(shards) if table.num_rows]
+
+    return run
+
+
+def mixed(
+    monkeypatch: pytest.MonkeyPatch, inputs: dict[str, Store], output: Store, order: int = 0, **stage: Any
+) -> tuple[MixSummary, list[str]]:
+    """A mix that is made in this process, and what was said."""
+    monkeypatch.setattr(mix, "run_partitions", run_here(order))
+    said: list[str] = []
+    built = MixStage.model_validate({"stage": "mix", "shards": 3, **stage})
+    return build_mix("blend", built, inputs, output, lambda *_: None, said.append), said
+
+
+@pytest.fixture
+def inputs(tmp_path: Path) -> dict[str, Store]:
+    store = Store(str(tmp_path / "inputs"))
+    return {name: write_shards(store, name, rows) for name, rows in (("papers", 30), ("wiki", 200), ("general", 80))}
+
+
+STAGE = {"shares": {"papers": 0.7, "wiki": 0.3}, "replay": {"shards": "general"}}
+
+
+def stored(store: Store, split: str) -> list[dict[str, Any]]:
+    """All packed rows in the order of the index."""
+    index = pq.read_table(io.BytesIO(store.read(split, "index.parquet"))).to_pylist()
+    files = {number: read_rows(store, split, number) for number in {row["shard"] for row in index}}
+    assert Counter(row["shard"] for row in index) == {number: len(rows) for number, rows in files.items()}
+    return [{**row, **files[row["shard"]][row["row"]]} for row in index]
+
+
+def read_rows(store: Store, split: str, number: int) -> list[dict[str, Any]]:
+    return pq.read_table(io.BytesIO(store.read(split, f"shard-{number:05d}.parquet"))).to_pylist()
+
+
+def test_a_mix_is_a_shards_artifact_of_the_rows_of_its_inputs(
+    inputs: dict[str, Store], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = Store(str(tmp_path / "out"))
+    summary, said = mixed(monkeypatch, inputs, output, **STAGE)
+    rows = stored(output, "train")
+    originals = {row["document_ids"][0]: row for store in inputs.values() for row in stored(store, "train")}
+    for row in rows:
+        original = originals.pop(row["document_ids"][0])
+        assert {**original, "shard": row["shard"], "row": row["row"]} == row
+        assert row["tokens"] == len(row["input_ids"])
+    tokens = {name: sum(row["tokens"] for row in rows if row["source"] == name) for name in inputs}
+    assert summary.shares == {name: round(tokens[name] / sum(tokens.values()), 4) for name in sorted(inputs)}
+    for name, asked in {"papers": 0.7 * 0.95, "wiki": 0.3 * 0.95, "general": 0.05}.items():
+        assert abs(tokens[name] - asked * sum(tokens.values())) <= CONTEXT
+        assert summary.inputs[name].tokens == tokens[name] and summary.inputs[name].asked == pytest.approx(asked)
+    assert (summary.train.rows, summary.train.tokens) == (len(rows), sum(tokens.values()))
+    assert summary.scarcest == "papers" and summary.inputs["papers"].unused == 0 and summary.inputs["papers"].rows == 30
+    assert len(said) == 1 and "raise stages.blend.repeat.papers (now 1;" in said[0] and "of wiki" in said[0]
+    assert output.read_json("manifest.json")["shares"] == summary.shares
+    verify_shards(output)
+    heldout = read_index(output, "heldout")
+    assert heldout.sources() == ["general", "papers", "wiki"] and Counter(heldout.source.tolist())["general"] == 1
+    reader = RowReader(output, "train", 0, 4, 0, 1, 2 * CONTEXT)
+    assert reader.read(0).examples == 4
+    reader.close()
+
+
+def digests(store: Store) -> dict[str, str]:
+    """Of all files."""
+    return {file.name: hashlib.sha256(store.read(file.name)).hexdigest() for file in store.files()}
+
+
+def test_bytes_do_not_depend_on_the_order_of_rows_and_of_the_config(
+    inputs: dict[str, Store], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+    for order, shares in enumerate([{"papers": 0.7, "wiki": 0.3}, {"wiki": 0.3, "papers": 0.7}]):
+        output = Store(str(tmp_path / str(order)))
+        mixed(monkeypatch, inputs, output, order, **{**STAGE, "shares": shares, "repeat": {"papers": 2}})
+        found.append(digests(output))
+    assert found[0] == found[1]
+    copies = Counter(row["document_ids"][0] for row in stored(Store(str(tmp_path / "0")), "train"))
+    assert [copies[1000 * len("papers") + number] for number in range(30)] == [2] * 30
+
+
+def test_texts_and_conversations_may_be_mixed_and_equal_sources_are_told_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(str(tmp_path / "inputs"))
+    inputs = {"texts": write_shards(store, "texts", 20), "tasks": write_shards(store, "tasks", 20, rows="messages")}
+    for shards in inputs.values():
+        for split in ("train", "heldout"):
+            index = pq.read_table(io.BytesIO(shards.read(split, "index.parquet")))
+            same = index.set_column(4, INDEX_SCHEMA.field("source"), pa.array(["pubmed"] * index.num_rows))
+            manifest = shards.read_json("manifest.json")
+            manifest["files"] |= entry(shards, f"{split}/index.parquet", same)
+            shards.write_json("manifest.json", manifest)
+    output = Store(str(tmp_path / "out"))
+    summary, _ = mixed(monkeypatch, inputs, output, shares={"texts": 0.5, "tasks": 0.5})
+    assert summary.rows == "mixed"
+    assert read_index(output, "heldout").sources() == ["tasks.pubmed", "texts.pubmed"]
+
+
+def test_what_does_not_fit_is_named(inputs: dict[str, Store], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    manifests = {name: store.read_json("manifest.json") for name, store in inputs.items()}
+    for key, value, said in (
+        ("rows", "prompts", r"stages.blend: wiki has `rows: prompts`"),
+        ("context", 32, r"stages.blend: papers has rows of 64 tokens and wiki of 32"),
+        ("tokenizer_sha256", "u", r"stages.blend: wiki was made with another tokenizer or template than papers"),
+    ):
+        with pytest.raises(DataError, match=said):
+            check_mixable("blend", inputs, {**manifests, "wiki": {**manifests["wiki"], key: value}})
+    with pytest.raises(DataError, match="papers and wiki are the same rows"):
+        check_mixable("blend", inputs | {"wiki": inputs["papers"]}, manifests)
+    output = Store(str(tmp_path / "out"))
+    with pytest.raises(DataError, match=r"wiki should have 0.001 of all tokens.*stages.blend.repeat.papers"):
+        mixed(monkeypatch, inputs, output, shares={"papers": 0.999, "wiki": 0.001}, replay=None)
+    name = "train/shard-00001.parquet"
+    inputs["papers"].write(name, inputs["papers"].read(name)[:-1])
+    with pytest.raises(DataError, match=f"{name} is damaged"):
+        mixed(monkeypatch, inputs, output, **STAGE)
+    assert not output.exists("manifest.json")
+
+
+def finished(store: Store, key: str, **manifest: Any) -> None:
+    """An artifact of shards that says what its rows are."""
+    told = {"rows": "text", "context": CONTEXT, "tokenizer_sha256": "t", **manifest}
+    with attempt(store, "shards", key) as own:
+        own.content.write_json("manifest.json", told)
+        own.commit({"name": key, "parents": {}, "licences": [], "config": {}, "settings": {}, "counts": told})
+
+
+def test_shards_that_are_done_are_compared_before_anything_starts(tiny_model: Path, tmp_path: Path) -> None:
+    store = Store(str(tmp_path / "store"))
+    finished(store, "papers01")
+    finished(store, "wiki0001", rows="messages")
+    finished(store, "strange1", tokenizer_sha256="u")
+
+    def foreseen(second: str, batch_tokens: int = CONTEXT) -> Run:
+        blend = {"stage": "mix", "shares": {"artifact:papers01": 0.5, f"artifact:{second}": 0.5}}
+        train = {"stage": "cpt", "model": "base", "shards": "blend", "steps": 1, "batch_tokens": batch_tokens}
+        base = {"stage": "model", "source": str(tiny_model)}
+        run = Run.model_validate({"name": "x", "stages": {"base": base, "blend": blend, "cpt": train}})
+        foresee(run, plan_run(run, store), store)
+        return run
+
+    assert context_of(foreseen("wiki0001"), store, "blend") == CONTEXT
+    with pytest.raises(DataError, match="artifact:strange1 was made with another tokenizer"):
+        foreseen("strange1")
+    with pytest.raises(ContextTooLong, match="32 tokens hold no row of blend, which has 64"):
+        foreseen("wiki0001", 32)
+
+
+def write_mixing_run(directory: Path, model: Path) -> ToyRun:
+    """A run that learns a step or two from texts and conversations of one corpus and replays texts of another."""
+    run = write_toy_run(
+        directory, model, str(directory / "store"), without=("evaluation", "report", "sft"), ranks=1, steps=2
+    )
+    values = yaml.safe_load(run.config.read_text())
+    stages = values["stages"]
+    stages["tasks"]["context"] = stages["texts"]["context"]
+    known = directory / "known.jsonl"
+    known.write_text(
+        "".join(json.dumps({"text": f"The {n}th known thing is known to all of us."}) + "\n" for n in range(300))
+    )
+    source = {"path": str(known), "format": "jsonl", "licence": "CC-BY-SA-4.0"}
+    wiki = {**stages["papers"], "sources": {"wiki": source}}
+    general = {**stages["texts"], "corpus": "wiki"}
+    shares = {"texts": 0.6, "tasks": 0.4}
+    blend = {"stage": "mix", "shares": shares, "replay": {"shards": "general", "share": 0.2}, "shards": 2}
+    cpt = {**stages.pop("cpt"), "shards": "blend", "heldout": {"every_steps": 2, "rows": 8}}
+    values["stages"] = {**stages, "wiki": wiki, "general": general, "blend": blend, "cpt": cpt}
+    run.config.write_text(yaml.safe_dump(values, sort_keys=False))
+    return run
+
+
+BLEND_IS_WRITTEN = {"ACCLIMATE_KILL_AT": "after_data_before_record:7"}
+"""The seventh stage of the run, when all of its files are there and its record is not."""
+
+
+@pytest.mark.cluster
+def test_a_run_trains_on_a_mix_whatever_is_killed(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = write_mixing_run(tmp_path / "toy", tiny_model)
+    code, output = run.finish(environment=BLEND_IS_WRITTEN)
+    assert code == -signal.SIGKILL and "limits the mix" in output, output
+    code, output = run.finish()
+    assert code == 0 and output.count("reused") == 6, output
+    blend = run.artifact("blend")
+    assert f"shares {blend.record['counts']['shares']['general']:.4f} general, " in output
+    assert blend.record["licences"] == ["CC-BY-SA-4.0", "CC0-1.0"] and blend.record["counts"]["rows"] == "mixed"
+    history = run.artifact("cpt").content.read_json("history.json")
+    assert sum("loss" in entry for entry in history) == 2
+    for source in ("tasks.made_up", "texts.made_up", "wiki"):
+        assert f"heldout/{source}/loss" in history[-1], history[-1]
+    # Here, in another order of rows, the same bytes.
+    inputs = {name: run.artifact(name).content for name in ("texts", "tasks", "general")}
+    settings = {key: value for key, value in blend.record["settings"].items() if key != "stage"}
+    mixed(monkeypatch, inputs, Store(str(tmp_path / "here")), **settings)
+    assert digests(Store(str(tmp_path / "here"))) == digests(blend.content)
