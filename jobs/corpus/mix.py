@@ -195,7 +195,7 @@ def partition_reader(inputs: Mapping[str, Store]) -> Read:
 
     def read(unit: dict[str, Any]) -> Iterator[pa.Table]:
         table = read_table(inputs[unit["input"]], unit["name"], unit["sha256"], ROW_SCHEMA.names)
-        rows = table.take(pa.array(unit["rows"], pa.int64())).cast(ROW_SCHEMA)
+        rows = table.take(pa.array(unit["rows"], pa.int64()))
         split = [unit["split"]] * rows.num_rows
         yield (
             rows.append_column("partition", pa.array(unit["shard"], pa.int32()))
@@ -214,7 +214,9 @@ def partition_writer(output: Store) -> Write:
         for split in SPLITS:
             chosen = rows.filter(pc.field("split") == split).sort_by("place")
             if chosen.num_rows:
-                _put(output, _shard_name(split, shard), chosen.select(ROW_SCHEMA.names), report["files"])
+                _put(
+                    output, _shard_name(split, shard), chosen.select(ROW_SCHEMA.names).cast(ROW_SCHEMA), report["files"]
+                )
         return report
 
     return write
@@ -266,7 +268,7 @@ def _check_no_share_is_lost(name: str, choice: Choice, fractions: Mapping[str, f
     for each, uses in choice.uses.items():
         if not len(uses):
             raise DataError(
-                f"stages.{name}: {each} should have {fractions[each]:.4g} of all tokens, which is less than half a row of it: "
+                f"stages.{name}: {each} should have {fractions[each]:.4g} of all tokens, which comes to no row of it: "
                 f"{choice.scarcest} allows no larger mix. Raise the share, raise stages.{name}.repeat.{choice.scarcest}, or "
                 f"leave {each} out."
             )

@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import json
 import random
 import signal
 from collections import Counter
@@ -21,18 +20,20 @@ from hypothesis import strategies as st
 from cluster.artifacts import attempt
 from cluster.storage import Store
 from configs.schema.mix import MixStage
-from configs.schema.run import Run
+from configs.schema.run import ModelStage, Run
 from jobs.corpus import mix
 from jobs.corpus.mix import MixSummary, build_mix, check_mixable
 from jobs.corpus.partitions import Read, Report, Write
 from jobs.corpus.schema import INDEX_SCHEMA, ROW_SCHEMA, DataError, write_table
+from jobs.corpus.segments import read_tokenizer_files
 from jobs.corpus.shares import choose, dealt, heldout_uses, in_a_row, splitmix64
+from jobs.models import import_model, resolve_source
 from jobs.pipeline import plan_run
 from jobs.preflight.origin import ContextTooLong
 from jobs.preflight.rows import context_of
 from jobs.preflight.stages import foresee
 from jobs.train.reader import RowReader, read_index, verify_shards
-from tests.world.toy_run import ToyRun, write_toy_run
+from tests.world.toy_run import ToyRun
 
 CONTEXT = 64
 
@@ -136,23 +137,17 @@ def test_held_out_rows_begin_by_their_shares_and_replay_takes_no_more_than_its_o
     assert in_a_row(alone, {"domain": np.empty(0, int), "replay": np.full(9, 10)}, fractions, 2).shard.tolist() == []
 
 
-def write_shards(store: Store, name: str, count: int, heldout: int = 4, **manifest: Any) -> Store:
+def write_shards(below: Store, source: str, count: int, heldout: int = 4, **manifest: Any) -> Store:
     """A shards artifact in two files of each split, with rows of 8 to 64 tokens that say where they are from."""
-    generator = np.random.Generator(np.random.Philox(len(name)))
-    below = store.below(name)
+    generator = np.random.Generator(np.random.Philox(len(source)))
     files: dict[str, Any] = {}
     for split, total in (("train", count), ("heldout", heldout)):
         index = []
         for shard in range(2):
-            own = range(shard, total, 2)
-            table = pa.Table.from_pylist(
-                [packed_row(generator, 1000 * len(name) + number, split == "heldout") for number in own],
-                schema=ROW_SCHEMA,
-            )
-            entries = enumerate(table.to_pylist())
-            index += [[shard, row, len(it["input_ids"]), sum(it["weights"]), name] for row, it in entries]
-            files |= entry(below, f"{split}/shard-{shard:05d}.parquet", table)
-        columns = zip(*index, strict=True) if index else [[]] * 5
+            own = [packed_row(generator, 1000 * len(source) + number, split) for number in range(shard, total, 2)]
+            index += [[shard, row, len(it["input_ids"]), sum(it["weights"]), source] for row, it in enumerate(own)]
+            files |= entry(below, f"{split}/shard-{shard:05d}.parquet", pa.Table.from_pylist(own, schema=ROW_SCHEMA))
+        columns = zip(*index, strict=True)
         arrays = [pa.array(column, field.type) for column, field in zip(columns, INDEX_SCHEMA, strict=True)]
         files |= entry(below, f"{split}/index.parquet", pa.table(arrays, schema=INDEX_SCHEMA))
     told = {"rows": "text", "context": CONTEXT, "tokenizer_sha256": "t", "template_sha256": None, **manifest}
@@ -160,9 +155,9 @@ def write_shards(store: Store, name: str, count: int, heldout: int = 4, **manife
     return below
 
 
-def packed_row(generator: np.random.Generator, document: int, heldout: bool) -> dict[str, Any]:
+def packed_row(generator: np.random.Generator, document: int, split: str) -> dict[str, Any]:
     length = int(generator.integers(8, CONTEXT + 1))
-    document = -document - 1 if heldout else document
+    document = document if split == "train" else -document - 1
     return {
         "input_ids": generator.integers(3, 100, length).tolist(), "weights": [0.0] + [1.0] * (length - 1),
         "segment_lengths": [length], "document_ids": [document],
@@ -199,7 +194,10 @@ def mixed(
 @pytest.fixture
 def inputs(tmp_path: Path) -> dict[str, Store]:
     store = Store(str(tmp_path / "inputs"))
-    return {name: write_shards(store, name, rows) for name, rows in (("papers", 30), ("wiki", 200), ("general", 80))}
+    return {
+        name: write_shards(store.below(name), name, rows)
+        for name, rows in (("papers", 30), ("wiki", 200), ("general", 80))
+    }
 
 
 STAGE = {"shares": {"papers": 0.7, "wiki": 0.3}, "replay": {"shards": "general"}}
@@ -267,7 +265,10 @@ def test_texts_and_conversations_may_be_mixed_and_equal_sources_are_told_apart(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = Store(str(tmp_path / "inputs"))
-    inputs = {"texts": write_shards(store, "texts", 20), "tasks": write_shards(store, "tasks", 20, rows="messages")}
+    inputs = {
+        "texts": write_shards(store.below("texts"), "texts", 20),
+        "tasks": write_shards(store.below("tasks"), "tasks", 20, rows="messages"),
+    }
     for shards in inputs.values():
         for split in ("train", "heldout"):
             index = pq.read_table(io.BytesIO(shards.read(split, "index.parquet")))
@@ -302,12 +303,13 @@ def test_what_does_not_fit_is_named(inputs: dict[str, Store], tmp_path: Path, mo
     assert not output.exists("manifest.json")
 
 
-def finished(store: Store, key: str, **manifest: Any) -> None:
-    """An artifact of shards that says what its rows are."""
-    told = {"rows": "text", "context": CONTEXT, "tokenizer_sha256": "t", **manifest}
+def finished(store: Store, key: str, count: int = 3, licence: str = "CC0-1.0", **manifest: Any) -> None:
+    """An artifact of shards as a run would have left it."""
     with attempt(store, "shards", key) as own:
-        own.content.write_json("manifest.json", told)
-        own.commit({"name": key, "parents": {}, "licences": [], "config": {}, "settings": {}, "counts": told})
+        content = write_shards(own.content, key, count, **manifest)
+        counts = {"context": content.read_json("manifest.json")["context"]}
+        parts = {"name": key, "parents": {}, "config": {}, "settings": {}, "counts": counts}
+        own.commit({**parts, "licences": [licence]})
 
 
 def test_shards_that_are_done_are_compared_before_anything_starts(tiny_model: Path, tmp_path: Path) -> None:
@@ -332,50 +334,53 @@ def test_shards_that_are_done_are_compared_before_anything_starts(tiny_model: Pa
 
 
 def write_mixing_run(directory: Path, model: Path) -> ToyRun:
-    """A run that learns a step or two from texts and conversations of one corpus and replays texts of another."""
-    run = write_toy_run(
-        directory, model, str(directory / "store"), without=("evaluation", "report", "sft"), ranks=1, steps=2
-    )
-    values = yaml.safe_load(run.config.read_text())
-    stages = values["stages"]
-    stages["tasks"]["context"] = stages["texts"]["context"]
-    known = directory / "known.jsonl"
-    known.write_text(
-        "".join(json.dumps({"text": f"The {n}th known thing is known to all of us."}) + "\n" for n in range(300))
-    )
-    source = {"path": str(known), "format": "jsonl", "licence": "CC-BY-SA-4.0"}
-    wiki = {**stages["papers"], "sources": {"wiki": source}}
-    general = {**stages["texts"], "corpus": "wiki"}
-    shares = {"texts": 0.6, "tasks": 0.4}
-    blend = {"stage": "mix", "shares": shares, "replay": {"shards": "general", "share": 0.2}, "shards": 2}
-    cpt = {**stages.pop("cpt"), "shards": "blend", "heldout": {"every_steps": 2, "rows": 8}}
-    values["stages"] = {**stages, "wiki": wiki, "general": general, "blend": blend, "cpt": cpt}
+    """A run of seconds: texts and conversations that are there already are mixed with others, and two steps learnt from them."""
+    run = ToyRun(directory / "mixing.yaml", Store(str(directory / "store")))
+    base = ModelStage(stage="model", source=str(model), licence="Apache-2.0")
+    import_model(base, resolve_source(str(model)), Store(str(directory)), lambda *_: None)
+    tokens = {"tokenizer_sha256": read_tokenizer_files(Store(str(directory / "model"))).sha256}
+    finished(run.store, "texts001", 30, **tokens)
+    finished(run.store, "tasks001", 60, rows="messages", **tokens)
+    finished(run.store, "general1", 60, licence="CC-BY-SA-4.0", **tokens)
+    stages = {
+        "base": base.model_dump(),
+        "blend": {"stage": "mix", **BLEND},
+        "cpt": {
+            "stage": "cpt", "model": "base", "shards": "blend", "steps": 2, "batch_tokens": 4 * CONTEXT, "precision": "fp32",
+            "micro_batch_tokens": 2 * CONTEXT, "heldout": {"every_steps": 2, "rows": 8}, "resources": {"ranks": 1},
+        },
+    }  # fmt: skip
+    values = {"name": "mixing", "store": run.store.root, "tracking": "none", "stages": stages}
     run.config.write_text(yaml.safe_dump(values, sort_keys=False))
     return run
 
 
-BLEND_IS_WRITTEN = {"ACCLIMATE_KILL_AT": "after_data_before_record:7"}
-"""The seventh stage of the run, when all of its files are there and its record is not."""
+BLEND = {
+    "shares": {"artifact:texts001": 0.6, "artifact:tasks001": 0.4},
+    "replay": {"shards": "artifact:general1", "share": 0.2}, "shards": 2,
+}  # fmt: skip
+BLEND_IS_WRITTEN = {"ACCLIMATE_KILL_AT": "after_data_before_record:2"}
+"""The second stage of the run, when all of its files are there and its record is not."""
 
 
 @pytest.mark.cluster
-def test_a_run_trains_on_a_mix_whatever_is_killed(
+def test_a_run_trains_on_a_mix_and_a_kill_changes_nothing(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = write_mixing_run(tmp_path / "toy", tiny_model)
+    run = write_mixing_run(tmp_path, tiny_model)
     code, output = run.finish(environment=BLEND_IS_WRITTEN)
-    assert code == -signal.SIGKILL and "limits the mix" in output, output
+    assert code == -signal.SIGKILL and "artifact:texts001 is the scarcest" in output, output
     code, output = run.finish()
-    assert code == 0 and output.count("reused") == 6, output
+    assert code == 0 and output.count("reused") == 1, output
     blend = run.artifact("blend")
-    assert f"shares {blend.record['counts']['shares']['general']:.4f} general, " in output
+    assert f"shares {blend.record['counts']['shares']['artifact:general1']:.4f} artifact:general1, " in output
     assert blend.record["licences"] == ["CC-BY-SA-4.0", "CC0-1.0"] and blend.record["counts"]["rows"] == "mixed"
+    assert run.artifact("cpt").record["licences"] == ["Apache-2.0", "CC-BY-SA-4.0", "CC0-1.0"]
     history = run.artifact("cpt").content.read_json("history.json")
     assert sum("loss" in entry for entry in history) == 2
-    for source in ("tasks.made_up", "texts.made_up", "wiki"):
+    for source in ("texts001", "tasks001", "general1"):
         assert f"heldout/{source}/loss" in history[-1], history[-1]
     # Here, in another order of rows, the same bytes.
-    inputs = {name: run.artifact(name).content for name in ("texts", "tasks", "general")}
-    settings = {key: value for key, value in blend.record["settings"].items() if key != "stage"}
-    mixed(monkeypatch, inputs, Store(str(tmp_path / "here")), **settings)
+    inputs = {f"artifact:{name}": run.artifact(name).content for name in ("texts001", "tasks001", "general1")}
+    mixed(monkeypatch, inputs, Store(str(tmp_path / "here")), **BLEND)
     assert digests(Store(str(tmp_path / "here"))) == digests(blend.content)
