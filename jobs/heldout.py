@@ -7,10 +7,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from configs.schema.corpus import CorpusStage, ShardsStage
+from configs.schema.corpus import CorpusStage
 from configs.schema.evaluation import EvaluateStage
+from configs.schema.mix import MixStage
 from configs.schema.ppo_stage import PpoStage
-from configs.schema.run import Run, Stage
+from configs.schema.run import Run, Stage, shards_behind
 from configs.schema.training import TrainStage
 from jobs.evaluate.heldout import EvaluationError
 
@@ -67,6 +68,22 @@ def _wanted(run: Run, name: str, stage: Stage) -> Iterator[Wanted]:
         if stage.answers is not None:
             yield Wanted(f"stages.{name}.answers.prompts", stage.answers.corpus, stage.answers.prompts, True)
     elif isinstance(stage, TrainStage | PpoStage) and stage.heldout is not None:
-        shards = run.stages.get(stage.shards)
-        if isinstance(shards, ShardsStage):
-            yield Wanted(f"stages.{name}.heldout", shards.corpus, 1, False)
+        corpora = _learnt_corpora(run, stage.shards)
+        if corpora:
+            # A mix has held-out rows where one of its corpora has some: the one that holds most out.
+            most = max(corpora, key=lambda corpus: _heldout_fraction(run, corpus))
+            yield Wanted(f"stages.{name}.heldout", most, 1, False)
+
+
+def _learnt_corpora(run: Run, name: str) -> list[str]:
+    """The corpora behind shards or a mix, but for what is replayed; none where one of them is an artifact."""
+    mix = run.stages.get(name)
+    names = list(mix.shares) if isinstance(mix, MixStage) else [name]
+    shards = shards_behind(run, name)
+    return [shards[each].corpus for each in names] if all(each in shards for each in names) else []
+
+
+def _heldout_fraction(run: Run, name: str) -> float:
+    corpus = run.stages[name]
+    assert isinstance(corpus, CorpusStage), name
+    return corpus.heldout_fraction

@@ -29,9 +29,12 @@ def check_same_tokens(name: str, inputs: Mapping[str, Artifact], trust_remote_co
             continue
         shards = inputs[key]
         if shards.content.read_json("manifest.json")["tokenizer_sha256"] != own.sha256:
+            setting = (
+                f"stages.{shards.name}.model" if shards.kind == "shards" else f"`model` of what {shards.name} mixes"
+            )
             raise DataError(
                 f"stages.{name}.{key}: {shards.name} was made with another tokenizer or template than {model.name} has; "
-                f"set stages.{shards.name}.model to the model that is trained, or to one it comes from"
+                f"set {setting} to the model that is trained, or to one it comes from"
             )
     if "reference" in inputs:
         reference = inputs["reference"]

@@ -16,13 +16,14 @@ from cluster.storage import Store
 from configs.errors import Stopped
 from configs.schema.corpus import CorpusStage, ShardsStage
 from configs.schema.evaluation import EvaluateStage, ReportStage
+from configs.schema.mix import MixStage
 from configs.schema.ppo_stage import PpoStage
 from configs.schema.run import UNKNOWN_LICENCE, ModelStage, Run, Stage, stage_inputs
 from configs.schema.training import AnyTrainStage, KtoStage, LanguageModelStage, TrainStage
 from configs.schema.tree import hashed_values
 
 STAGE_VERSIONS = {
-    "model": 1, "corpus": 4, "shards": 9, "cpt": 2, "sft": 2, "reward": 2, "dpo": 2,
+    "model": 1, "corpus": 4, "shards": 9, "mix": 1, "cpt": 2, "sft": 2, "reward": 2, "dpo": 2,
     "kto": 1, "orpo": 1, "ppo": 2, "evaluate": 1, "report": 1,
 }  # fmt: skip
 """Raised by hand when the same config and inputs would give another result: it renews the key."""
@@ -106,6 +107,8 @@ def run_stage(stage: Stage, context: StageContext) -> Outcome:
             return _corpus(stage, context)
         case ShardsStage():
             return _shards(stage, context)
+        case MixStage():
+            return _mix(stage, context)
         case TrainStage():
             return _train(stage, context)
         case PpoStage():
@@ -159,6 +162,15 @@ def _shards(stage: ShardsStage, context: StageContext) -> Outcome:
     gate = context.content.read_json("manifest.json")["gate"]
     licences = sorted({decision["licence"] for decision in gate["decisions"]})
     return Outcome(counts=asdict(summary), licences=licences, allowed=gate["allowed"])
+
+
+def _mix(stage: MixStage, context: StageContext) -> Outcome:
+    from jobs.corpus.mix import build_mix
+
+    inputs = {name: context.inputs[key].content for key, _, name in stage_inputs(stage)}
+    summary = build_mix(context.name, stage, inputs, context.content, context.progress, context.say)
+    allowed = context.content.read_json("manifest.json")["gate"]["allowed"]
+    return Outcome(counts=asdict(summary), licences=sorted(_licences(context)), allowed=allowed)
 
 
 def _train(stage: AnyTrainStage, context: StageContext) -> Outcome:
@@ -242,7 +254,7 @@ def check_rows_fit(name: str, stage: AnyTrainStage | PpoStage, shards: str, rows
         case PpoStage():
             wanted = ("prompts",)
         case LanguageModelStage():
-            wanted = ("text", "messages")
+            wanted = ("text", "messages", "mixed")
         case KtoStage():
             wanted = ("thumbs",)
         case _:

@@ -28,6 +28,29 @@ def test_a_corpus_that_holds_nothing_out_is_refused(name: str, key: str) -> None
     check_fractions(toy(), name, run.stages[name])
 
 
+def test_a_mix_is_measured_on_where_one_of_its_corpora_holds_something_out() -> None:
+    def mixed(papers: float, wiki: float, shares: dict[str, float]) -> Run:
+        values = toy_run_values(Path("model"), Path("documents.jsonl"), "store")
+        stages = values["stages"]
+        stages["papers"]["heldout_fraction"] = papers
+        stages |= {
+            "wiki": {**stages["papers"], "heldout_fraction": wiki}, "general": {**stages["texts"], "corpus": "wiki"},
+            "blend": {"stage": "mix", "shares": shares, "replay": {"shards": "tasks"}},
+        }  # fmt: skip
+        stages["tasks"]["context"] = stages["texts"]["context"]
+        stages["mixed"] = {**stages["cpt"], "shards": "blend", "heldout": {}}
+        return Run.model_validate(values)
+
+    both = {"texts": 0.5, "general": 0.5}
+    for fractions in ((0.1, 0), (0, 0.1)):
+        run = mixed(*fractions, both)
+        check_fractions(run, "mixed", run.stages["mixed"])
+    # What is replayed (`tasks`, of papers) is not what is learnt.
+    for run in (mixed(0, 0, both), mixed(0.1, 0, {"general": 1.0})):
+        with pytest.raises(EvaluationError, match=r"stages\.mixed\.heldout: .* holds no document out"):
+            check_fractions(run, "mixed", run.stages["mixed"])
+
+
 @pytest.mark.parametrize(
     ("heldout", "conversations", "said"),
     [

@@ -25,6 +25,8 @@ def test_of_held_out_metrics_the_main_ones_are_shown_before_and_after() -> None:
         ": quarantined 1,200 duplicate, personal data replaced 2 email, steps 3, last loss 0.25, heldout/loss 0.75 -> 0.5"
     )
     assert summary_line(Outcome()) == ""
+    mixed = Outcome(counts={"context": 1024, "shares": {"papers": 0.95, "wiki": 0.05003}})
+    assert summary_line(mixed) == ": context 1,024, shares 0.9500 papers, 0.0500 wiki"
 
 
 def made(store: Store, kind: str, key: str, settings: dict[str, bool], **parents: str) -> Artifact:

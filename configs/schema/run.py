@@ -9,8 +9,9 @@ from pydantic import Field, field_validator, model_validator
 from configs.schema.corpus import CorpusStage, ShardsStage
 from configs.schema.evaluation import EvaluateStage, ReportStage
 from configs.schema.licences import Licence
+from configs.schema.mix import MixStage
 from configs.schema.ppo_stage import PpoStage
-from configs.schema.training import AnyTrainStage, DpoStage, KtoStage, RewardStage, TrainStage
+from configs.schema.training import AnyTrainStage, DpoStage, KtoStage, LanguageModelStage, RewardStage, TrainStage
 from configs.schema.tree import Node, PositiveInt, StageName, recorded_only
 
 ARTIFACT_PREFIX = "artifact:"
@@ -97,7 +98,7 @@ class ModelStage(Node):
 
 
 Stage = Annotated[
-    ModelStage | CorpusStage | ShardsStage | AnyTrainStage | PpoStage | EvaluateStage | ReportStage,
+    ModelStage | CorpusStage | ShardsStage | MixStage | AnyTrainStage | PpoStage | EvaluateStage | ReportStage,
     Field(discriminator="stage"),
 ]
 
@@ -149,6 +150,7 @@ class Run(Node):
         seen: dict[str, str] = {}
         for name, stage in self.stages.items():
             self._adapters_can_start(name, stage)
+            self._mix_fits(name, stage)
             for key, wanted_kinds, input_name in stage_inputs(stage):
                 if input_name.startswith(ARTIFACT_PREFIX):
                     continue
@@ -174,11 +176,29 @@ class Run(Node):
                 f"stages.{name}.lora.start: {stage.model!r} has no adapters to continue; give it `lora`, or leave `start` out"
             )
 
+    def _mix_fits(self, name: str, stage: Stage) -> None:
+        if not isinstance(stage, MixStage):
+            return
+        mixed = shards_behind(self, name)
+        for key, _, input_name in stage_inputs(stage):
+            if input_name in mixed and mixed[input_name].rows not in MIXED_ROWS:
+                raise ValueError(
+                    f"stages.{name}.{key}: {input_name!r} has `rows: {mixed[input_name].rows}`; what can be mixed are rows of "
+                    f"{' and '.join(MIXED_ROWS)}"
+                )
+        if len({shards.context for shards in mixed.values()}) > 1:
+            found = ", ".join(f"{each} {shards.context}" for each, shards in mixed.items())
+            raise ValueError(f"stages.{name}.shares: rows of one mix have one `context`; there are {found}")
+
 
 MODEL_KINDS = ("model", "cpt", "sft", "dpo", "kto", "orpo", "ppo")
 """Stages whose artifact is a language model; `reward` gives one that scores instead."""
 
 TRAINED_KINDS = (*MODEL_KINDS[1:], "reward")
+
+
+MIXED_ROWS = ("text", "messages")
+"""Rows that a mix takes: packed ones, of which each is learnt by the next token."""
 
 
 Input = tuple[str, tuple[str, ...], str]
@@ -201,9 +221,13 @@ def stage_inputs(stage: Stage) -> list[Input]:
             ]
         case ShardsStage():
             return [("corpus", ("corpus",), stage.corpus), ("model", MODEL_KINDS, stage.model)]
+        case MixStage():
+            inputs = [(f"shares.{name}", ("shards",), name) for name in sorted(stage.shares)]
+            return inputs if stage.replay is None else [*inputs, ("replay.shards", ("shards",), stage.replay.shards)]
         case TrainStage():
             models = (*MODEL_KINDS, "reward") if isinstance(stage, RewardStage) else MODEL_KINDS
-            inputs: list[Input] = [("model", models, stage.model), ("shards", ("shards",), stage.shards)]
+            packed = ("shards", "mix") if isinstance(stage, LanguageModelStage) else ("shards",)
+            inputs: list[Input] = [("model", models, stage.model), ("shards", packed, stage.shards)]
             if isinstance(stage, DpoStage | KtoStage) and stage.reference is not None:
                 inputs.append(("reference", MODEL_KINDS, stage.reference))
             if stage.heldout is not None and stage.heldout.general is not None:
@@ -228,3 +252,11 @@ def stage_inputs(stage: Stage) -> list[Input]:
             return scored + sets + answers
         case ReportStage():
             return [("evaluation", ("evaluate",), stage.evaluation)]
+
+
+def shards_behind(run: Run, name: str) -> dict[str, ShardsStage]:
+    """The shards stages of the run that stage `name` is or mixes, by name; not those that are artifacts."""
+    stage = run.stages.get(name)
+    names = [input_name for _, _, input_name in stage_inputs(stage)] if isinstance(stage, MixStage) else [name]
+    found = {each: run.stages.get(each) for each in names}
+    return {each: shards for each, shards in found.items() if isinstance(shards, ShardsStage)}

@@ -121,7 +121,7 @@ class TrainStage(Node):
     """What every training stage has: a model and shards -> a model."""
 
     model: str = Field(description="Stage or artifact whose weights are the start.")
-    shards: str = Field(description="Stage or artifact with the packed rows or examples.")
+    shards: str = Field(description="Stage or artifact with the packed rows or examples; of cpt and sft also a mix.")
     steps: PositiveInt | None = Field(default=None, description="Optimizer steps; default: `epochs` over the shards.")
     epochs: float | None = Field(
         default=None,

@@ -154,4 +154,6 @@ def summary_line(outcome: "Outcome") -> str:
             words.append(f"{name.replace('_', ' ')} {f'{value:,}' if isinstance(value, int) else f'{value:.4g}'}")
         elif name in COUNTED_BY_KIND and isinstance(value, dict) and value:
             words.append(COUNTED_BY_KIND[name] + ", ".join(f"{count:,} {kind}" for kind, count in value.items()))
+        elif name == "shares" and isinstance(value, dict):
+            words.append("shares " + ", ".join(f"{share:.4f} {source}" for source, share in value.items()))
     return ": " + ", ".join(words) if words else ""

@@ -14,7 +14,8 @@ from jobs.estimate.memory import RankMemory, learner_memory
 from jobs.pipeline import PlannedStage
 from jobs.preflight.fit import held_by_training
 from jobs.preflight.ppo import memory_of, models_of
-from jobs.preflight.stages import model_origin, row_tokens_of
+from jobs.preflight.rows import context_of
+from jobs.preflight.stages import model_origin
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ def shares_of(run: Run, planned: PlannedStage, waiting: dict[str, PlannedStage],
     origins = {key: model_origin(planned, key, waiting, store) for key in keys}
     found = measure(origin.directory, origin.trust_remote_code, "logprobs", stage.lora)
     models = models_of(stage, {key: there for key, there in origins.items() if there}, found)
-    memory = memory_of(stage, models, row_tokens_of(run, planned, store) or 0)
+    memory = memory_of(stage, models, context_of(run, store, stage.shards))
     gpus = _gpus_per_rank(stage)
     return [
         Share(role, memory.layout.ranks[role], gpus[role.partition("_")[0]], rank)

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from cluster.artifacts import find_named
 from cluster.storage import Store
 from configs.errors import DoesNotFit, UserError
-from configs.schema.corpus import ShardsStage
 from configs.schema.ppo_stage import PpoStage
 from configs.schema.run import ARTIFACT_PREFIX, ModelStage, Run, stage_inputs
 from configs.schema.training import ExampleStage, LanguageModelStage, TrainStage
@@ -24,6 +23,7 @@ from jobs.estimate.time import Bound, Machine, Passes, learning
 from jobs.preflight.fit import held_by_training
 from jobs.preflight.origin import Origin
 from jobs.preflight.ppo import models_of, ways_to_fit
+from jobs.preflight.rows import context_of
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def _ppo(run: Run, name: str, stage: PpoStage, store: Store, machine: Machine) -
     policy = origins["model"]
     found = measure(policy.directory, policy.trust_remote_code, "logprobs", stage.lora)
     models = models_of(stage, origins, found)
-    prompt_tokens = _context(run, store, name, stage.shards)
+    prompt_tokens = context_of(run, store, stage.shards)
     asked = _asks_for_gpus(name, stage)
     try:
         if asked:
@@ -126,7 +126,7 @@ def _training(run: Run, name: str, stage: TrainStage, store: Store, machine: Mac
     resources = stage.resources
     ranks = resources.ranks if resources.gpus_per_rank else machine.cluster.gpus
     shards = ranks // resources.replicas if resources.gpus_per_rank else ranks
-    context = _context(run, store, name, stage.shards)
+    context = context_of(run, store, stage.shards)
     memory = learner_memory(held, shards, max(stage.micro_batch_tokens, context), stage.activation_checkpointing)
     if ranks > machine.cluster.gpus or memory.total > machine.usable_bytes:
         raise DoesNotFit(
@@ -181,12 +181,3 @@ def _origin(run: Run, store: Store, name: str, key: str) -> Origin:
             f"say stages.{name}.source=DIRECTORY."
         )
     return Origin(source_directory(stage.source), None, stage.trust_remote_code)
-
-
-def _context(run: Run, store: Store, name: str, shards: str) -> int:
-    """Tokens of the longest row."""
-    if shards.startswith(ARTIFACT_PREFIX):
-        return int(find_named(store, shards.removeprefix(ARTIFACT_PREFIX)).record["settings"]["context"])
-    stage = run.stages[shards]
-    assert isinstance(stage, ShardsStage), (name, shards)
-    return stage.context

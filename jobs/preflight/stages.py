@@ -15,8 +15,9 @@ from cluster.lease import require_free
 from cluster.storage import Store
 from configs.schema.corpus import CorpusStage, ShardsStage
 from configs.schema.evaluation import EvaluateStage, ReportStage
+from configs.schema.mix import MixStage
 from configs.schema.ppo_stage import PpoStage
-from configs.schema.run import ModelStage, Run, stage_inputs
+from configs.schema.run import ModelStage, Run, shards_behind, stage_inputs
 from configs.schema.training import ExampleStage, LanguageModelStage, TrainStage
 from jobs.heldout import check_fractions
 from jobs.pipeline import PlannedStage
@@ -24,6 +25,7 @@ from jobs.preflight.fit import StageSpace, check_cpus, check_disk, check_memory,
 from jobs.preflight.gate import check_gate
 from jobs.preflight.origin import ContextTooLong, Origin, check_context, window_of
 from jobs.preflight.ppo import check_ppo, describe_ppo
+from jobs.preflight.rows import context_of
 from jobs.stages import trusts_code
 
 if TYPE_CHECKING:
@@ -49,6 +51,9 @@ def describe(planned: PlannedStage) -> dict[str, Any]:
             }  # fmt: skip
         case ShardsStage():
             return {"what": f"{stage.rows} rows of {stage.context} tokens in {stage.shards} shards"}
+        case MixStage():
+            shares = ", ".join(f"{share:.4g} {name}" for name, share in stage.fractions.items())
+            return {"what": f"{shares}, by tokens, in {stage.shards} shards", "shares": stage.fractions}
         case LanguageModelStage():
             tokens = stage.steps * stage.batch_tokens if stage.steps is not None else None
             total = f", about {tokens:,} tokens" if tokens else ""
@@ -111,7 +116,7 @@ def foresee(run: Run, waiting: list[PlannedStage], store: Store) -> None:
     for planned in waiting:
         check_fractions(run, planned.name, planned.stage)
         if isinstance(planned.stage, LanguageModelStage):
-            _check_batch(planned, planned.stage, row_tokens_of(run, planned, store))
+            _check_batch(planned, planned.stage, context_of(run, store, planned.stage.shards))
         if isinstance(planned.stage, ShardsStage):
             check_gate(run, planned.name, planned.stage)
         if isinstance(planned.stage, CorpusStage):
@@ -159,6 +164,8 @@ def _check_model(run: Run, planned: PlannedStage, waiting: dict[str, PlannedStag
             origin = model_origin(planned, "model", waiting, store)
             if origin is not None:
                 _check_rows(planned.name, stage, origin)
+        case MixStage():
+            _check_mix(planned, store)
         case TrainStage() as stage:
             origin = model_origin(planned, "model", waiting, store)
             if origin is not None:
@@ -166,7 +173,7 @@ def _check_model(run: Run, planned: PlannedStage, waiting: dict[str, PlannedStag
         case PpoStage() as stage:
             keys = [key for key, kinds, _ in stage_inputs(stage) if kinds != ("shards",)]
             origins = {key: model_origin(planned, key, waiting, store) for key in keys}
-            prompt_tokens = row_tokens_of(run, planned, store)
+            prompt_tokens = context_of(run, store, stage.shards)
             return check_ppo(
                 run, planned.name, stage, {key: found for key, found in origins.items() if found}, prompt_tokens
             )
@@ -212,14 +219,24 @@ def _check_rows(name: str, stage: ShardsStage, origin: Origin) -> None:
         check_chat_template(origin.directory, origin.template, origin.trust_remote_code, origin.added_tokens)
 
 
+def _check_mix(planned: PlannedStage, store: Store) -> None:
+    """Of inputs that are done, whether they fit together; those of this run that are not say so in their configs."""
+    from jobs.corpus.mix import check_mixable
+
+    found = {name: _parent(planned, key, store) for key, _, name in stage_inputs(planned.stage)}
+    done = {name: artifact.content for name, artifact in found.items() if artifact is not None}
+    if done:
+        check_mixable(planned.name, done, {name: content.read_json("manifest.json") for name, content in done.items()})
+
+
 def _check_training(run: Run, planned: PlannedStage, stage: TrainStage, origin: Origin, store: Store) -> StageSpace:
     from jobs.model_files import check_model
     from jobs.train.trainable import require_trainable
 
     facts = check_model(origin.directory)
-    row_tokens = row_tokens_of(run, planned, store)
-    if row_tokens is not None:
-        check_context(f"stages.{stage.shards}.context", row_tokens, stage.model, origin)
+    row_tokens = context_of(run, store, stage.shards)
+    packed_by = next(iter(shards_behind(run, stage.shards)), stage.shards)
+    check_context(f"stages.{packed_by}.context", row_tokens, stage.model, origin)
     _check_continued(planned, stage, store)
     shape = require_trainable(origin.directory, origin.trust_remote_code, stage, row_tokens)
     if run.cluster.address == "local":
@@ -227,23 +244,13 @@ def _check_training(run: Run, planned: PlannedStage, stage: TrainStage, origin: 
     return training_space(planned.name, stage, shape.trained, facts.bytes)
 
 
-def _check_batch(planned: PlannedStage, stage: LanguageModelStage, row_tokens: int | None) -> None:
-    if row_tokens is not None and stage.batch_tokens < row_tokens:
+def _check_batch(planned: PlannedStage, stage: LanguageModelStage, row_tokens: int) -> None:
+    if stage.batch_tokens < row_tokens:
         raise ContextTooLong(
             f"stages.{planned.name}.batch_tokens: {stage.batch_tokens} tokens hold no row of {stage.shards}, which has "
             f"{row_tokens}. Set stages.{planned.name}.batch_tokens to {row_tokens} or more, or lower"
             f" the context of {stage.shards}."
         )
-
-
-def row_tokens_of(run: Run, planned: PlannedStage, store: Store) -> int | None:
-    """The context of the shards that a stage trains on."""
-    assert isinstance(planned.stage, TrainStage | PpoStage), planned.name
-    shards = run.stages.get(planned.stage.shards)
-    if isinstance(shards, ShardsStage):
-        return shards.context
-    finished = _parent(planned, "shards", store)
-    return None if finished is None else int(finished.record["settings"]["context"])
 
 
 def model_origin(planned: PlannedStage, key: str, waiting: dict[str, PlannedStage], store: Store) -> Origin | None:

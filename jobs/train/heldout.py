@@ -130,7 +130,7 @@ def over_budget(evaluation: HeldoutEvaluation, history: list[dict[str, float]]) 
         return None
     return (
         f"general perplexity rose by {increase:.1%}, the forgetting budget is {evaluation.max_general_increase:.1%}: lower the "
-        "learning rate, mix general text into the shards, or train adapters (`lora`)"
+        "learning rate, replay general text (a `mix` stage), or train adapters (`lora`)"
     )
 
 
