@@ -109,12 +109,13 @@ def test_a_prompt_is_a_row() -> None:
 
 def rows_of(kind: str) -> list[dict[str, Any]]:
     pairs = [{"prompt": f"Question {n}?", "chosen": f"yes {n}", "rejected": f"no {n}"} for n in range(12)]
-    if kind in ("text", "messages", "prompts"):
-        asked = [
+    if kind == "text":
+        return [{"text": "iron and oxygen in cells. " * (n % 9 + 1) + str(n)} for n in range(30)]
+    if kind in ("messages", "prompts"):
+        return [
             {"messages": [{"role": "user", "content": f"Q{n}?"}, {"role": "assistant", "content": "so " * (n % 7 + 1)}]}
             for n in range(30)
         ]
-        return asked if kind != "text" else [{"text": "iron and oxygen in cells. " * (n % 9 + 1) + str(n)} for n in range(30)]
     return pairs if kind == "preferences" else [*pairs, *(thumb(n, n % 2 == 0) for n in range(12))]
 
 
