@@ -1,4 +1,7 @@
-"""`data check` and `data preview`: what a run would learn from, before anything starts. `data filter` is in quality.py."""
+"""`data check` and `data preview`: what a run would learn from, before anything starts.
+
+`data filter` is in quality.py, `data card` (of what is finished) in card.py.
+"""
 
 import json
 from dataclasses import asdict
@@ -9,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from jobs.cli.card import card
 from jobs.cli.places import StoreOption, load_config
 from jobs.cli.plan import ConfigArgument, JsonOption, OverridesArgument
 from jobs.cli.quality import filter_documents
@@ -22,11 +26,13 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="data",
-    help="Look at the data of a run file: formats, counts, lengths, real rows as they are learnt, what filters would drop.",
+    help="Look at data: of a run file formats, counts, lengths, real rows as they are learnt, what filters would drop; of what "
+    "is finished a data card.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
 app.command("filter")(filter_documents)
+app.command()(card)
 
 StageOption = Annotated[str | None, typer.Option("--stage", help="One shards stage; default: all of them.")]
 

@@ -1,7 +1,8 @@
 """The corpus -> packed rows for one tokenizer and one template.
 
 corpus files --by hash(id)--> per shard: sort by id -> tokenise -> pack --> {train,heldout}/shard-NNNNN.parquet
-                              (judged answers: whole examples; prompts) --> {train,heldout}/index.parquet, manifest.json
+                              (judged answers: whole examples; prompts) --> documents/shard-NNNNN.parquet: who is in which rows
+                                                                        --> {train,heldout}/index.parquet, manifest.json
 """
 
 import hashlib
@@ -16,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 from cluster.storage import Store
 from configs.schema.corpus import ShardsStage
 from configs.schema.gate import Gate
+from jobs.corpus.document_rows import by_document, documents_file, stretches, tokens_by_source
 from jobs.corpus.gate import reasons_against, sealed, terms_of
 from jobs.corpus.partitions import Progress, Read, Report, Write, add_counts, run_partitions
 from jobs.corpus.schema import INDEX_SCHEMA, DataError, partition_of, read_table, write_table
@@ -35,7 +37,8 @@ class SplitSummary:
     """The packed rows of one split.
 
     Example:
-        SplitSummary(rows=5671, tokens=5_742_001, weighted_tokens=5_724_120, fill=0.9888, documents=17784)
+        SplitSummary(rows=5671, tokens=5_742_001, weighted_tokens=5_724_120, fill=0.9888, documents=17784,
+                     tokens_by_source={"pubmed": 5_742_001})
     """
 
     rows: int
@@ -44,6 +47,8 @@ class SplitSummary:
     fill: float
     """Tokens over rows times context: 1 would be no empty place. Examples are not packed: over answers times context."""
     documents: int
+    tokens_by_source: dict[str, int]
+    """Stored tokens by the source of their document."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,8 @@ class ShardsSummary:
     rows: str
     """Their kind, as in the config: text, messages, preferences, thumbs or prompts."""
     context: int
+    shards: int
+    """A document is in the shard that its id is modulo this (jobs/corpus/document_rows.py)."""
     train: SplitSummary
     heldout: SplitSummary
     truncated: int
@@ -75,7 +82,8 @@ class ShardsSummary:
 def build_shards(
     stage: ShardsStage, corpus: Store, model: Store, output: Store, progress: Progress, trust_remote_code: bool = False
 ) -> ShardsSummary:
-    """Writes the shards, an index of rows per split (in order of shard and row), quarantine/ and manifest.json.
+    """Writes the shards, tables of which rows a document is in, an index of rows per split (in order of shard and row),
+    quarantine/ and manifest.json.
 
     Ray must be connected. The bytes of all files depend on the corpus, the tokenizer's files and the config only.
 
@@ -101,6 +109,7 @@ def build_shards(
     summary = ShardsSummary(
         rows=stage.rows,
         context=stage.context,
+        shards=stage.shards,
         train=_split_summary(reports, "train", stage),
         heldout=_split_summary(reports, "heldout", stage),
         truncated=counts.get("truncated", 0),
@@ -140,9 +149,9 @@ def partition_writer(
 
     def write(shard: int, documents: pa.Table) -> Report:
         tokenizer = load_tokenizer(files)
-        report: Report = {"files": {}, "index": {}, "documents": {}, "counts": {"documents": documents.num_rows}}
-        report["tokenized_by"] = Counter()
-        rejected = []
+        report: Report = {"files": {}, "index": {}, "documents": {}, "tokens": {}, "tokenized_by": Counter()}
+        report["counts"] = {"documents": documents.num_rows}
+        rejected, places = [], []
         sources = dict(zip(documents["document_id"].to_pylist(), documents["source"].to_pylist(), strict=True))
         # document_id alone could tie: it is only the first 8 bytes of sha256.
         documents = documents.sort_by([("document_id", "ascending"), ("sha256", "ascending")])
@@ -155,9 +164,13 @@ def partition_writer(
             report["counts"] = add_counts([report, {"counts": built.counts}], "counts")
             report["tokenized_by"] += built.tokenized_by
             report["documents"][split] = built.documents
+            places.append(stretches(built.rows, split))
+            report["tokens"][split] = tokens_by_source(places[-1], sources)
             if built.rows.num_rows:
                 _put(output, f"{split}/shard-{shard:05d}.parquet", built.rows, report)
                 report["index"][split] = index_of(built.rows, sources)
+        if any(table.num_rows for table in places):
+            _put(output, documents_file(shard), by_document(places), report)
         quarantine = pa.concat_tables(rejected).sort_by([("uri", "ascending"), ("reason", "ascending")])
         report["quarantined"] = Counter(quarantine["reason"].to_pylist())
         if quarantine.num_rows:
@@ -190,6 +203,7 @@ def _split_summary(reports: list[Report], split: str, stage: ShardsStage) -> Spl
         weighted_tokens=round(sum(sum(index["weight"]) for index in indexes)),
         fill=tokens / (places * stage.context) if places else 0.0,
         documents=sum(report["documents"][split] for report in reports),
+        tokens_by_source=add_counts([report["tokens"] for report in reports], split),
     )
 
 

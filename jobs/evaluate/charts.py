@@ -8,9 +8,13 @@ from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
+from jobs.evaluate.page import share
+
 CURVE_WIDTH, CURVE_HEIGHT = 440, 200
 LEFT, RIGHT, TOP, BOTTOM = 44, 10, 12, 26
 """Room around a curve for its axis labels."""
+LABEL_WIDTH = 30
+"""Of a number of four digits below a column."""
 BAR_WIDTH, BAR_HEIGHT, BAR_STEP = 300, 8, 40
 NODE_WIDTH, NODE_HEIGHT, COLUMN_STEP, ROW_STEP = 150, 46, 196, 76
 ARCH = 62
@@ -66,18 +70,64 @@ def curve(steps: Sequence[float], values: Sequence[float], label: str) -> Markup
 def bars(values: Mapping[str, float], label: str) -> Markup:
     """One horizontal bar a name, from zero, so that lengths compare as the values do; the last one is stressed."""
     longest = max(values.values())
-    drawn = []
-    for number, (name, value) in enumerate(values.items()):
-        top = number * BAR_STEP
-        kind = "bar stressed" if number == len(values) - 1 else "bar"
-        drawn.append(
-            f'<text class="name" x="0" y="{top + 14}">{escape(name)}</text>'
-            f'<text class="value" x="{BAR_WIDTH}" y="{top + 14}" text-anchor="end">{value:.2f}</text>'
-            f'<rect class="track" x="0" y="{top + 20}" width="{BAR_WIDTH}" height="{BAR_HEIGHT}" rx="2"/>'
-            f'<rect class="{kind}" x="0" y="{top + 20}" width="{BAR_WIDTH * value / longest:.1f}" '
-            f'height="{BAR_HEIGHT}" rx="2"/>'
-        )
+    last = len(values) - 1
+    drawn = [
+        _bar(number, name, f"{value:.2f}", value / longest, "bar stressed" if number == last else "bar")
+        for number, (name, value) in enumerate(values.items())
+    ]
     return _svg(BAR_WIDTH, len(values) * BAR_STEP, label, "".join(drawn))
+
+
+def shares(counts: Mapping[str, int], label: str) -> Markup:
+    """One horizontal bar a name, as long as its share of the sum. At least one count that is not 0."""
+    total = sum(counts.values())
+    drawn = [
+        _bar(number, name, f"{count:,}, {share(count / total)}", count / total, "bar")
+        for number, (name, count) in enumerate(counts.items())
+    ]
+    return _svg(BAR_WIDTH, len(counts) * BAR_STEP, label, "".join(drawn))
+
+
+def _bar(number: int, name: str, value: str, part: float, kind: str) -> str:
+    """The `number`-th bar from above, `part` of the width long."""
+    top = number * BAR_STEP
+    return (
+        f'<text class="name" x="0" y="{top + 14}">{escape(name)}</text>'
+        f'<text class="value" x="{BAR_WIDTH}" y="{top + 14}" text-anchor="end">{value}</text>'
+        f'<rect class="track" x="0" y="{top + 20}" width="{BAR_WIDTH}" height="{BAR_HEIGHT}" rx="2"/>'
+        f'<rect class="{kind}" x="0" y="{top + 20}" width="{BAR_WIDTH * part:.1f}" height="{BAR_HEIGHT}" rx="2"/>'
+    )
+
+
+def histogram(columns: Mapping[str, tuple[int, str]], label: str) -> Markup:
+    """One column a bin, from zero. At least one count that is not 0.
+
+    Args:
+        columns: by what stands below the column, its count and what is said of it where a pointer rests.
+    """
+    highest = max(count for count, _ in columns.values())
+    room = CURVE_HEIGHT - TOP - BOTTOM
+    step = (CURVE_WIDTH - LEFT - RIGHT) / len(columns)
+    drawn = []
+    for count in (highest, highest // 2):
+        y = TOP + room * (1 - count / highest)
+        drawn.append(
+            f'<line class="grid" x1="{LEFT}" x2="{CURVE_WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
+            f'<text class="axis" x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{count:,}</text>'
+        )
+    # Every so many columns have words below them, so that these stay apart.
+    every = -(-len(columns) * LABEL_WIDTH // (CURVE_WIDTH - LEFT - RIGHT))
+    for number, (name, (count, told)) in enumerate(columns.items()):
+        x, height = LEFT + number * step, room * count / highest
+        drawn.append(
+            f'<rect class="stressed" x="{x + step * 0.08:.1f}" y="{TOP + room - height:.1f}" width="{step * 0.84:.1f}" '
+            f'height="{height:.1f}"><title>{escape(told)}</title></rect>'
+        )
+        if number % every == 0:
+            drawn.append(
+                f'<text class="axis" x="{x + step / 2:.1f}" y="{CURVE_HEIGHT - 8}" text-anchor="middle">{escape(name)}</text>'
+            )
+    return _svg(CURVE_WIDTH, CURVE_HEIGHT, label, "".join(drawn))
 
 
 def lineage(nodes: Sequence[Node]) -> Markup:

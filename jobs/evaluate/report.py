@@ -10,18 +10,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from rich.table import Table
 
 from cluster.artifacts import Artifact
 from cluster.storage import Store
 from jobs.evaluate.charts import Node, bars, curve, lineage
+from jobs.evaluate.page import percent, render
 
 REPORT = "report.html"
 TEMPLATE = "report.html.jinja"
 HISTORY = "history.json"
 """What a training stage leaves beside its model: a list of {"step", "loss", "learning_rate", "grad_norm", "tokens"}."""
-MINUS = "\N{MINUS SIGN}"
 
 MEASURES = {"text": ("perplexity", "bits_per_byte"), "messages": ("loss", "bits_per_byte")}
 """What is shown of a set: answers are judged by their loss, running text by its perplexity."""
@@ -47,17 +46,10 @@ def write_report(evaluation: dict[str, Any], artifacts: Sequence[Artifact], outp
         artifacts: the evaluated models and all their ancestors; each record has name, config, parents, counts, licences and
             versions.
     """
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["percent"] = percent
-    environment.filters["number"] = number
     ordered = sorted(artifacts, key=lambda artifact: artifact.record["finished_at"])
-    page = environment.get_template(TEMPLATE).render(
+    page = render(
+        Path(__file__).parent,
+        TEMPLATE,
         evaluation=evaluation,
         measures=MEASURES,
         measure_names=MEASURE_NAMES,
@@ -86,25 +78,6 @@ def table(evaluation: dict[str, Any]) -> Table:
             cells = [_cell(evaluation, model, set_name, measure) for model in evaluation["models"]]
             drawn.add_row(set_name if place == 0 else "", MEASURE_NAMES[measure], *cells, end_section=place == 1)
     return drawn
-
-
-def percent(fraction: float) -> str:
-    """-0.0834 -> −8.3 %, with the sign always written."""
-    sign = MINUS if fraction < 0 else "+"
-    return f"{sign}{abs(fraction) * 100:.1f} %"
-
-
-def number(value: object) -> str:
-    """Whole numbers with thousands apart, others with as many digits as a reader compares, all else as it stands."""
-    match value:
-        case bool() | str() | None:
-            return str(value)
-        case int():
-            return f"{value:,}"
-        case float():
-            return f"{value:.3f}" if abs(value) >= 0.01 or value == 0 else f"{value:.2e}"
-        case _:
-            return str(value)
 
 
 def _cell(evaluation: dict[str, Any], model: str, set_name: str, measure: str) -> str:

@@ -40,7 +40,8 @@ def read_rows(shards: Path) -> list:
     from jobs.records import PackedRow
 
     columns = ["input_ids", "weights", "segment_lengths", "document_ids"]
-    records = parquet.read_table(sorted(shards.rglob("shard-*.parquet")), columns=columns).to_pylist()
+    files = [path for path in sorted(shards.rglob("shard-*.parquet")) if path.parent.name in ("train", "heldout")]
+    records = parquet.read_table(files, columns=columns).to_pylist()
     records.sort(key=lambda record: -len(record["input_ids"]))
     return [PackedRow(**record) for record in records[:ROWS]]
 

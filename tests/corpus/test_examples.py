@@ -45,7 +45,8 @@ def documents_of(*rows: dict[str, Any]) -> pa.Table:
         clean_document(convert_row(f"a.jsonl#{n}", row, recognise(row)), Cleaning(minimum_characters=1))
         for n, row in enumerate(rows, 1)
     ]
-    candidates = [{"source": "people", **candidate(Refined(row, {}), 1)} for row in cleaned if isinstance(row, Raw)]
+    source = {"source": "people", "licence": "CC0-1.0", "confidentiality": "public"}
+    candidates = [{**source, **candidate(Refined(row, {}), 1)} for row in cleaned if isinstance(row, Raw)]
     return pa.Table.from_pylist(candidates, schema=CANDIDATE_SCHEMA)
 
 

@@ -44,4 +44,6 @@ def test_rows_in_any_order_give_the_same_files(tmp_path: Path, tiny_model: Path)
     assert corpora[0] == corpora[1] == corpora[2]
     assert corpora[0]["quarantined"] == {"duplicate": 8, "unknown_fields": 1, "wrong_type": 1}
     assert shards[0] == shards[1] == shards[2]
-    assert set(shards[0]["files"]) == {"train/shard-00000.parquet", "heldout/shard-00000.parquet"}
+    assert set(shards[0]["files"]) == {
+        "train/shard-00000.parquet", "heldout/shard-00000.parquet", "documents/shard-00000.parquet",
+    }  # fmt: skip

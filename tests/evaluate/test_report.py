@@ -12,8 +12,9 @@ from rich.console import Console
 
 from cluster.artifacts import Artifact
 from cluster.storage import Store
-from jobs.evaluate.charts import CURVE_HEIGHT, CURVE_WIDTH, Node, bars, curve, lineage
-from jobs.evaluate.report import percent, table, write_report
+from jobs.evaluate.charts import CURVE_HEIGHT, CURVE_WIDTH, Node, bars, curve, histogram, lineage, shares
+from jobs.evaluate.page import percent
+from jobs.evaluate.report import table, write_report
 
 HOSTILE = '<script>alert("x")</script><img src=http://example.org/x>'
 
@@ -168,6 +169,19 @@ def test_bars_are_as_long_as_their_values():
     drawing = ElementTree.fromstring(bars({"a & b": 10.0, "c": 5.0}, "x"))
     lengths = [float(bar.get("width", "")) for bar in drawing.findall("rect") if "bar" in str(bar.get("class"))]
     assert lengths[0] == pytest.approx(2 * lengths[1])
+
+
+def test_shares_are_of_all_and_a_histogram_of_its_highest_column():
+    drawing = ElementTree.fromstring(shares({"<a>": 30, "b": 10}, "x"))
+    assert [text.text for text in drawing.findall("text")] == ["<a>", "30, 75.0 %", "b", "10, 25.0 %"]
+    lengths = [float(bar.get("width", "")) for bar in drawing.findall("rect") if bar.get("class") == "bar"]
+    assert lengths[0] == pytest.approx(3 * lengths[1])
+    columns = ElementTree.fromstring(histogram({"1": (5, "five"), "2": (0, "none"), "4": (10, "<ten>")}, "x"))
+    boxes = [box for box in columns.findall("rect") if box.get("class") == "stressed"]
+    heights = [float(box.get("height", "")) for box in boxes]
+    assert heights[2] == pytest.approx(2 * heights[0]) and heights[1] == 0
+    assert [title.text for title in columns.iter("title")] == ["five", "none", "<ten>"]
+    assert all(0 <= float(box.get("x", "")) <= CURVE_WIDTH - float(box.get("width", "")) for box in boxes)
 
 
 def test_lineage_runs_from_left_to_right_and_leaves_out_unknown_parents():
