@@ -157,7 +157,8 @@ def _fast_encoder(tokenizer: PreTrainedTokenizerBase) -> FastEncoder | str:
     try:
         fast = _make(tokenizer)
         fast.compare([*HARD, *_letters()], "{text!r}")
-        spelt = sorted(tokenizer.get_added_vocab())
+        known: Any = tokenizer
+        spelt = sorted(known.get_added_vocab())
         fast.compare([*spelt, *(f"a{token} {token}b\n{token}" for token in spelt)], "{text!r}")
     except Refusal as refusal:
         return str(refusal)

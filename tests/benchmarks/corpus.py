@@ -1,15 +1,16 @@
 """Corpus preparation beside the peers: datatrove, datasets with TRL's packing, raw RE2; two cores.
 
     python -m venv PEERS && PEERS/bin/pip install "datatrove[io,processing]==0.10.1" spacy datasets trl transformers
-    python tests/benchmarks/corpus.py --peers PEERS/bin/python [--documents 500000] [--rounds 1] [--only dedup shards pii]
+    python tests/benchmarks/corpus.py --peers PEERS/bin/python [--documents 500000] [--texts 200000] [--rounds 3] [--only dedup shards pii]
 
     dedup   JSONL of documents of 2 kB with planted near-copies -> what is left. Ours is the whole corpus stage as `acclimate run`
             has it (reading, cleaning, exact and near duplicates, split, Parquet), theirs the four MinHash stages. Each is a process
             of its own from start to end: imports, and the start and end of Ray, are in its time. Also at 5,000 and 20,000
             documents, and from a line through these two where ours begins to be faster.
-    shards  real abstracts in Parquet -> packed rows in Parquet. Ours is the whole shards stage, by gigatoken and by the model's own
-            tokenizer, theirs datasets.map and TRL's bfd_split, with two processes and with the tokenizer's own two threads, the
-            faster of which counts. All are warm: Ray runs, modules are imported, only the work is in the time.
+    shards  Parquet of 200,000 texts -> packed rows in Parquet; the texts are 18,000 abstracts again and again with a number in front.
+            Ours is the whole shards stage, by gigatoken and by the model's own tokenizer, theirs datasets.map and TRL's bfd_split,
+            with two processes and with the tokenizer's own two threads, the faster of which counts. All are warm: Ray runs, the
+            peers' modules are imported. The workers that Ray starts for a stage, and what they import, are in our time.
     pii     tests/benchmarks/pii.py
 
 Contenders take turns; a ratio is the median over the rounds. Memory is of all processes of a contender together, at its peak.
@@ -18,6 +19,7 @@ how many times faster ours is, and for PII the time of ours over that of raw RE2
 """
 
 import argparse
+import itertools
 import json
 import os
 import shutil
@@ -82,7 +84,7 @@ def dedup(arguments: argparse.Namespace, scratch: Path) -> dict[str, float]:
 def dedup_by(name: str, arguments: argparse.Namespace, texts: Path, scratch: Path) -> Work:
     output = scratch / name
     output.mkdir()
-    common = ["--side", "dedup", "--texts", str(texts), "--output", str(output), "--processes", str(CORES)]
+    common = ["--side", "dedup", "--input", str(texts), "--output", str(output), "--processes", str(CORES)]
     command = [sys.executable, __file__] if name == "ours" else [arguments.peers, str(PEERS)]
     began = time.perf_counter()
     with (output / "log").open("w") as log:
@@ -132,7 +134,7 @@ def serve_dedup(arguments: argparse.Namespace) -> None:
     from configs.schema.run import Cluster
     from jobs.corpus.collect import build_corpus
 
-    source = {"path": f"{arguments.texts}/*.jsonl", "format": "jsonl", "licence": "CC0-1.0"}
+    source = {"path": f"{arguments.input}/*.jsonl", "format": "jsonl", "licence": "CC0-1.0"}
     settings = {"stage": "corpus", "sources": {"texts": source}, "near_duplicates": {}, "partitions": PARTITIONS}
     began = time.perf_counter()
     with connect(Cluster(logical_cpus=LOGICAL_CPUS)):
@@ -148,24 +150,18 @@ def silent(label: str, done: int, total: int) -> None:
 def shards(arguments: argparse.Namespace, scratch: Path) -> dict[str, float]:
     """The corpus of abstracts is made by ours first; its Parquet is what the peers read as well."""
     common = ["--side", "shards", "--model", str(MODEL), "--context", str(CONTEXT)]
-    ours = [
-        sys.executable,
-        __file__,
-        *common,
-        "--output",
-        str(scratch / "shards"),
-        "--abstracts",
-        str(arguments.abstracts),
-    ]
-    prepare_corpus(scratch / "shards", arguments.abstracts)
-    peers = [arguments.peers, str(PEERS), *common, "--texts", str(scratch / "shards/corpus/train/*.parquet")]
+    ours = [sys.executable, __file__, *common, "--output", str(scratch / "shards")]
+    write_abstracts(scratch / "shards/texts.jsonl", arguments.texts)
+    prepare = [sys.executable, __file__, "--side", "corpus", "--output", str(scratch / "shards")]
+    subprocess.run(prepare, env=environment(), check=True, stdout=subprocess.DEVNULL)
+    peers = [arguments.peers, str(PEERS), *common, "--input", str(scratch / "shards/corpus/train/*.parquet")]
     commands = {"ours": [*ours, "--processes", str(CORES)]}
     for name, processes in (("processes", CORES), ("threads", 1)):
         (scratch / name).mkdir()
         commands[name] = [*peers, "--output", str(scratch / name), "--processes", str(processes)]
     ratios: list[tuple[float, float]] = []
     os.environ.update(environment())
-    for counts, results in take_turns(commands, warm_up=1, rounds=max(3, arguments.rounds)):
+    for counts, results in take_turns(commands, warm_up=1, rounds=arguments.rounds):
         for name, result in results.items():
             print(f"shards{'' if counts else ', warm-up'}, {name}: {json.dumps(result)}", flush=True)
         if counts:
@@ -178,9 +174,14 @@ def shards(arguments: argparse.Namespace, scratch: Path) -> dict[str, float]:
     }
 
 
-def prepare_corpus(directory: Path, abstracts: int) -> None:
-    command = [sys.executable, __file__, "--side", "corpus", "--output", str(directory), "--abstracts", str(abstracts)]
-    subprocess.run(command, env=environment(), check=True, stdout=subprocess.DEVNULL)
+def write_abstracts(path: Path, count: int) -> None:
+    from jobs.corpus.pubmed import read_pubmed_file
+
+    texts = [row.text for row in itertools.islice(read_pubmed_file(ABSTRACTS), count)]
+    path.parent.mkdir()
+    with path.open("w") as file:
+        for number, text in enumerate(itertools.islice(itertools.cycle(texts), count)):
+            file.write(json.dumps({"text": f"{number}. {text}"}) + "\n")
 
 
 def serve_corpus(arguments: argparse.Namespace) -> None:
@@ -190,12 +191,7 @@ def serve_corpus(arguments: argparse.Namespace) -> None:
     from configs.schema.run import Cluster
     from jobs.corpus.collect import build_corpus
 
-    source = {
-        "path": str(ABSTRACTS),
-        "format": "pubmed",
-        "licence": "LicenseRef-NLM",
-        "limit_documents": arguments.abstracts,
-    }
+    source = {"path": f"{arguments.output}/texts.jsonl", "format": "jsonl", "licence": LICENCE}
     settings = {"stage": "corpus", "sources": {"papers": source}, "heldout_fraction": 0.0, "partitions": PARTITIONS}
     with connect(Cluster(logical_cpus=LOGICAL_CPUS)):
         build_corpus(CorpusStage.model_validate(settings), Store(f"{arguments.output}/corpus"), silent)
@@ -254,10 +250,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peers", help="Python of the peers' environment")
     parser.add_argument("--documents", type=int, default=500_000, help="of 2 kB, for dedup")
-    parser.add_argument("--abstracts", type=int, default=18_000, help="for shards")
-    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--texts", type=int, default=200_000, help="abstracts, for shards")
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", nargs="+", choices=[*RACES], default=[*RACES])
-    for name in ("side", "texts", "output", "model"):
+    for name in ("side", "input", "output", "model"):
         parser.add_argument(f"--{name}", help=argparse.SUPPRESS)
     for name in ("context", "processes"):
         parser.add_argument(f"--{name}", type=int, help=argparse.SUPPRESS)

@@ -81,16 +81,16 @@ def shards(texts: str, output: str, model: str, context: int, processes: int) ->
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--side", choices=["dedup", "shards"], required=True)
-    parser.add_argument("--texts", required=True)
+    parser.add_argument("--input", required=True)
     parser.add_argument("--output", required=True)
     parser.add_argument("--model")
     parser.add_argument("--context", type=int)
     parser.add_argument("--processes", type=int, required=True)
     arguments = parser.parse_args()
     if arguments.side == "dedup":
-        dedup(arguments.texts, arguments.output, arguments.processes)
+        dedup(arguments.input, arguments.output, arguments.processes)
     else:
-        shards(arguments.texts, arguments.output, arguments.model, arguments.context, arguments.processes)
+        shards(arguments.input, arguments.output, arguments.model, arguments.context, arguments.processes)
 
 
 if __name__ == "__main__":

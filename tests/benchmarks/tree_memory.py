@@ -3,7 +3,7 @@
 import threading
 from pathlib import Path
 
-INTERVAL_S = 0.5
+INTERVAL_S = 1.0
 
 
 class TreeMemory:
