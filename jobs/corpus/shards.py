@@ -211,6 +211,11 @@ def _check_something_is_learnt(stage: ShardsStage, summary: ShardsSummary) -> No
     reasons = f"in quarantine: {summary.quarantined or 'none'}"
     if summary.train.weighted_tokens > 0:
         return
+    if "not_allowed" in summary.quarantined:
+        raise DataError(
+            f"the training split has nothing to learn, and `gate` lets {summary.quarantined['not_allowed']} documents not "
+            f"through ({reasons}). If your organisation may use them, add their licences to `gate.train`."
+        )
     if stage.rows != "text" and (summary.quarantined or summary.train.rows):
         raise DataError(
             f"every label of the training split is masked: no conversation has a token to learn ({reasons}). "

@@ -75,7 +75,15 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 def shards_stage(rows: str, context: int = 64) -> ShardsStage:
     return ShardsStage.model_validate(
-        {"stage": "shards", "corpus": "corpus", "model": "model", "rows": rows, "context": context, "shards": 3}
+        {
+            "stage": "shards",
+            "corpus": "corpus",
+            "model": "model",
+            "rows": rows,
+            "context": context,
+            "shards": 3,
+            "gate": {"train": ["permissive", "CC-BY-SA-3.0", "LicenseRef-NLM"]},
+        }  # fmt: skip
     )
 
 
