@@ -83,7 +83,7 @@ def shards_stage(rows: str, context: int = 64) -> ShardsStage:
             "context": context,
             "shards": 3,
             "gate": {"train": ["permissive", "CC-BY-SA-3.0", "LicenseRef-NLM"]},
-        }  # fmt: skip
+        }
     )
 
 
