@@ -39,6 +39,8 @@ def show_on(run: "Run", store: "Store", machine: "Machine", console: Console, as
         f"\nassumed ({', '.join(f'{name} {value:g}' for name, value in vars(machine.assumed).items())})", style="dim"
     )
     console.print("change them by --assume NAME=VALUE; reasons and sources: jobs/estimate/hardware.py", style="dim")
+    if any(stage.stage in ("corpus", "shards") for stage in run.stages.values()):
+        console.print("corpora and shards are not in it: give nodes and their cores, e.g. --on 64x32CPU", style="dim")
 
 
 def row_of(stage: "PpoEstimate | TrainingEstimate", machine: "Machine") -> dict[str, Any]:
@@ -94,7 +96,7 @@ def resources_of(stage: "PpoEstimate") -> dict[str, Any]:
 def _show_ppo(stage: "PpoEstimate", console: Console) -> None:
     step = stage.step
     chosen = "the fastest layout found" if stage.searched else "the layout of its resources"
-    table = _table(
+    table = table_of(
         f"{stage.name}: {stage.parameters / 1e9:.2g} B parameters; a step of {stage.work}; {chosen}, {step.layout.gpus} GPUs",
         "role", "GPUs", "GB on each", "of it", "phases", "idle",
     )  # fmt: skip
@@ -146,7 +148,7 @@ def _show_training(stage: "TrainingEstimate", console: Console) -> None:
 
 def memory_table(shares: "dict[str, list[Share]]") -> Table:
     """Under `plan`: what the ranks of every stage will hold."""
-    table = _table("memory (calculated)", "stage", "role", "ranks", "GiB on each", "of it")
+    table = table_of("memory (calculated)", "stage", "role", "ranks", "GiB on each", "of it")
     for name, of_stage in shares.items():
         for share in of_stage:
             held = ", ".join(
@@ -159,7 +161,7 @@ def memory_table(shares: "dict[str, list[Share]]") -> Table:
     return table
 
 
-def _table(title: str, *columns: str) -> Table:
+def table_of(title: str, *columns: str) -> Table:
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
     for column in columns:
         table.add_column(column, overflow="fold")

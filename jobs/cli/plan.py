@@ -8,13 +8,13 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from jobs.cli.corpus_estimates import show_preparation
 from jobs.cli.estimates import memory_table, show_on
 from jobs.cli.places import StoreOption, load
 
 if TYPE_CHECKING:
     from cluster.storage import Store
     from configs.schema.run import Run
-    from jobs.estimate.time import Machine
     from jobs.pipeline import PlannedStage
     from jobs.preflight.memory import Share
 
@@ -33,12 +33,17 @@ def plan(
         typer.Option(
             "--on",
             metavar="8xH100",
-            help="Calculate memory and time on GPUs that need not be there; config.json is enough.",
+            help="Calculate memory and time on GPUs that need not be there (of a model config.json is enough), or, as 64x32CPU, "
+            "of corpora and shards on 64 nodes of 32 cores, with what breaks first.",
         ),
     ] = None,
     assume: Annotated[
         list[str] | None,
-        typer.Option("--assume", metavar="NAME=VALUE", help="With --on: e.g. mean_answer_share=1; --on prints them."),
+        typer.Option(
+            "--assume",
+            metavar="NAME=VALUE",
+            help="With --on: e.g. mean_answer_share=1, corpus_bytes=10e12; --on prints them.",
+        ),
     ] = None,
     store: StoreOption = None,
     as_json: JsonOption = False,
@@ -50,7 +55,7 @@ def plan(
 
     loaded, opened = load(config, overrides, store)
     if on is not None:
-        show_on(loaded.run, opened, _machine(on, assume or []), Console(), as_json)
+        _show_on(loaded.run, opened, on, assume or [], as_json)
         return
     if assume:
         raise typer.BadParameter("--assume changes what --on calculates; say --on too, e.g. --on 8xH100")
@@ -75,11 +80,18 @@ def plan(
         Console().print(memory_table(shares))
 
 
-def _machine(on: str, assume: list[str]) -> "Machine":
-    from jobs.estimate.hardware import parse_assumptions, parse_cluster
+def _show_on(run: "Run", store: "Store", on: str, assume: list[str], as_json: bool) -> None:
+    """On GPUs the stages that train, on nodes of cores those that prepare texts: who has both pays for one of them to wait."""
+    from jobs.estimate.corpus_rates import CorpusAssumptions
+    from jobs.estimate.corpus_work import Nodes
+    from jobs.estimate.hardware import CpuCluster, parse_assumptions, parse_cluster
     from jobs.estimate.time import Machine
 
-    return Machine(parse_cluster(on), parse_assumptions(assume))
+    cluster = parse_cluster(on)
+    if isinstance(cluster, CpuCluster):
+        show_preparation(run, Nodes(cluster, parse_assumptions(assume, CorpusAssumptions)), Console(), as_json)
+    else:
+        show_on(run, store, Machine(cluster, parse_assumptions(assume)), Console(), as_json)
 
 
 def _shares(run: "Run", planned: "list[PlannedStage]", store: "Store") -> "dict[str, list[Share]]":

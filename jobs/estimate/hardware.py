@@ -2,13 +2,17 @@
 none of a GPU was measured by us, who had none.
 
     "8xH100" --parse_cluster--> ClusterShape        Assumptions: shares of the peaks, lengths of texts
+    "64x32CPU" --parse_cluster--> CpuCluster        what is assumed of it: jobs/estimate/corpus_rates.py
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from typing import Any, TypeVar, cast
 
 from configs.errors import UserError
+
+Assumed = TypeVar("Assumed")
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,22 @@ class ClusterShape:
 
     def __str__(self) -> str:
         return f"{self.gpus}x{self.kind}"
+
+
+@dataclass(frozen=True)
+class CpuCluster:
+    """Nodes without GPUs, on which corpora are prepared.
+
+    Example:
+        CpuCluster(nodes=64, cores=32)
+    """
+
+    nodes: int
+    cores: int
+    """Of each node."""
+
+    def __str__(self) -> str:
+        return f"{self.nodes}x{self.cores}CPU"
 
 
 @dataclass(frozen=True)
@@ -123,24 +143,35 @@ class Assumptions:
     )
 
     def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if not value > 0 or (name.endswith("_share") and value > 1):
-                most = " and at most 1" if name.endswith("_share") else ""
-                raise UserError(f"--assume {name}={value:g}: must be above 0{most}")
+        check_assumed(vars(self))
 
 
-def parse_cluster(text: str) -> ClusterShape:
-    """ "8xH100" -> ClusterShape. Raises UserError."""
+def check_assumed(values: Mapping[str, float | None]) -> None:
+    """Raises UserError where one can not be; None is not assumed."""
+    for name, value in values.items():
+        if value is not None and (not value > 0 or (name.endswith("_share") and value > 1)):
+            most = " and at most 1" if name.endswith("_share") else ""
+            raise UserError(f"--assume {name}={value:g}: must be above 0{most}")
+
+
+def parse_cluster(text: str) -> ClusterShape | CpuCluster:
+    """ "8xH100" -> ClusterShape, "64x32CPU" (64 nodes of 32 cores) -> CpuCluster. Raises UserError."""
+    nodes = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,3})CPU", text, re.IGNORECASE)
+    if nodes is not None:
+        return CpuCluster(int(nodes[1]), int(nodes[2]))
     match = re.fullmatch(r"([1-9]\d{0,4})x(\w+)", text, re.IGNORECASE)
     kind = match[2].upper() if match else ""
     if match is None or kind not in GPUS:
-        raise UserError(f"--on {text}: give a number of GPUs and their kind, e.g. 8xH100; known: {', '.join(GPUS)}")
+        raise UserError(
+            f"--on {text}: give a number of GPUs and their kind, e.g. 8xH100; known: {', '.join(GPUS)}. Or nodes and the cores "
+            "of each, e.g. 64x32CPU"
+        )
     return ClusterShape(kind, int(match[1]))
 
 
-def parse_assumptions(given: Sequence[str]) -> Assumptions:
-    """["mean_answer_share=1"] -> Assumptions. Raises UserError."""
-    known = [one.name for one in fields(Assumptions)]
+def parse_assumptions(given: Sequence[str], kind: Callable[..., Assumed] = Assumptions) -> Assumed:
+    """["mean_answer_share=1"] -> Assumptions, or another dataclass of numbers. Raises UserError."""
+    known = [one.name for one in fields(cast(Any, kind))]
     values: dict[str, float] = {}
     for text in given:
         name, _, value = text.partition("=")
@@ -150,4 +181,4 @@ def parse_assumptions(given: Sequence[str]) -> Assumptions:
             values[name] = float(value)
         except ValueError:
             raise UserError(f"--assume {text}: {value!r} is not a number") from None
-    return Assumptions(**values)
+    return kind(**values)
