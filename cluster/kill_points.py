@@ -22,6 +22,16 @@ KILL_POINTS = (
     "inside_export",
     "after_optimizer_step_before_checkpoint",
     "during_pruning",
+    # The driver of a corpus or of shards: at every report of a partition, and around the comparison of a whole corpus.
+    "partition_reported",
+    "corpus_sorted",
+    "corpus_clustered",
+    # Its workers, with their files written or their rows made, before anybody was told.
+    "corpus_reading",
+    "corpus_sorting",
+    "corpus_pairing",
+    "corpus_clustering",
+    "corpus_keeping",
     # The driver of PPO: after sampling, after an update and before its weights are sent, while a checkpoint is written.
     "ppo_sampled",
     "ppo_updated",

@@ -19,6 +19,8 @@ NO_HOSTS = why_no_hosts()
 pytestmark = [pytest.mark.cluster, pytest.mark.skipif(NO_HOSTS is not None, reason=str(NO_HOSTS))]
 
 WITHOUT = ("evaluation", "report")
+NEARLY_THE_SAME = {"similarity": 0.95}
+"""The made-up texts are made of ten sentences, so some of them go."""
 RUN_S = 400
 """Three groups of three ranks start, each importing torch for 10-20 s a rank on two cores."""
 
@@ -32,7 +34,9 @@ class World:
 
     def write_config(self, name: str) -> Store:
         """A run file /tmp/NAME.yaml on the driver's host, writing to s3://BUCKET/NAME; the store."""
-        values = toy_run_values(Path("unused"), Path("unused"), f"s3://{self.bucket}/{name}", ranks=3)
+        values = toy_run_values(
+            Path("unused"), Path("unused"), f"s3://{self.bucket}/{name}", ranks=3, near_duplicates=NEARLY_THE_SAME
+        )
         values["stages"] = {key: stage for key, stage in values["stages"].items() if key not in WITHOUT}
         values["stages"]["base"]["source"] = f"s3://{self.bucket}/inputs/model"
         values["stages"]["papers"]["sources"]["made_up"]["path"] = f"s3://{self.bucket}/inputs/documents.jsonl"
@@ -54,9 +58,12 @@ class World:
 def on_one_host(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> ToyRun:
     """The same run with three ranks on this machine's own Ray and disk."""
     directory = tmp_path_factory.mktemp("one")
-    run = write_toy_run(directory, tiny_model, str(directory / "store"), without=WITHOUT, ranks=3)
+    run = write_toy_run(
+        directory, tiny_model, str(directory / "store"), without=WITHOUT, ranks=3, near_duplicates=NEARLY_THE_SAME
+    )
     code, output = run.finish(timeout_s=RUN_S)
     assert code == 0, output
+    assert run.artifact("papers").record["counts"]["quarantined"]["near_duplicate"] > 5
     return run
 
 

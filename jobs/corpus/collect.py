@@ -17,6 +17,7 @@ from typing import Any, Literal
 import pyarrow as pa
 import ray
 
+from cluster import kill_points
 from cluster.storage import Store
 from configs.schema.corpus import CorpusStage
 from jobs.corpus.canaries import require_recall
@@ -138,12 +139,15 @@ def _partitions(
     def describe_partition(number: int, candidates: pa.Table) -> Report:
         partition = sort_out(candidates, _here(contamination))
         index = write_table(output, f"near/part-{number:05d}.parquet", describe(partition.documents))
+        files = keep(number, partition, output)
+        kill_points.reach("corpus_sorting")
         return {
-            "number": number, "rows": candidates.num_rows, **keep(number, partition, output),
+            "number": number, "rows": candidates.num_rows, **files,
             "index": {"name": index.name, "sha256": index.sha256, "size": index.size, "rows": index.rows},
         }  # fmt: skip
 
     sorted_out = run_partitions(units, read, describe_partition, stage.partitions, "corpus", progress)
+    kill_points.reach("corpus_sorted")
     names = stage.near_duplicates.against
     index = [
         file
@@ -154,11 +158,13 @@ def _partitions(
     index += [IndexFile(output.root, name, entry["sha256"], len(names)) for name, entry in own.items()]
     found = find_clusters(index, stage.near_duplicates.similarity, output, stage.partitions, progress)
     clusters = found.pop("file")
+    kill_points.reach("corpus_clustered")
 
     def write_kept(unit: dict[str, Any]) -> Report:
         known = read_table(output, CLUSTERS, clusters["sha256"])
         report = write_partition(unit["number"], without_near_duplicates(kept(unit, output), known), stage, output)
         assert report["rows"]["written"] == unit["rows"], (unit, report["rows"])
+        kill_points.reach("corpus_keeping")
         return report
 
     reports = run_each(sorted_out, write_kept, "corpus", progress)

@@ -22,6 +22,7 @@ import ray
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
+from cluster import kill_points
 from cluster.storage import Store
 from jobs.corpus.minhash import ALGORITHM, HASHES, band_keys, signatures, similarity
 from jobs.corpus.partitions import Progress, Report, run_partitions
@@ -120,6 +121,7 @@ def find_clusters(
         written = write_table(
             output, f"work/pairs-{partition:05d}.parquet", pa.table({"a": pairs[0], "b": pairs[1]}, schema=PAIR_SCHEMA)
         )
+        kill_points.reach("corpus_pairing")
         return {"files": {written.name: written.sha256}, "counts": {"compared": len(pairs[0])}}
 
     reports = run_partitions(units, read, write, partitions, "near-duplicates", progress)
@@ -163,6 +165,7 @@ def cluster(files: list[IndexFile], pairs: dict[str, str], similar: float, outpu
     rank = np.lexsort(by)
     clusters = _decide(members, left, right, rank, newest)
     written = write_table(output, CLUSTERS, clusters)
+    kill_points.reach("corpus_clustering")
     sizes = np.unique(clusters["cluster_id"].to_numpy(), return_counts=True)[1]
     return {
         "file": {"sha256": written.sha256, "size": written.size, "rows": written.rows}, "algorithm": ALGORITHM,

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 import ray.data
 from ray.exceptions import RayError
 
+from cluster import kill_points
 from configs.errors import user_error_inside
 
 MAX_READ_BLOCKS = 2000
@@ -90,6 +91,7 @@ def _reports(dataset: ray.data.Dataset, partitions: int, label: str, progress: P
             # A partition that came in two pieces would have overwritten its own files.
             assert report["partition"] not in reports, f"partition {report['partition']} was written in two pieces"
             reports[report["partition"]] = report["report"]
+            kill_points.reach("partition_reported")
             progress(label, len(reports), partitions)
     except RayError as error:
         known = user_error_inside(error)

@@ -1,5 +1,6 @@
 """What the readers give: a document as found, or the place and reason of a row that is none."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, NotRequired, TypedDict
 
@@ -69,6 +70,16 @@ class Raw:
     """Of the row's own, where the source has a `licence_column`; else it is the source's."""
 
 
+def texts_of(document: Raw) -> Iterator[str]:
+    """All that a document says: of judged answers every turn, of others the text and then every turn."""
+    if document.judgement is not None:
+        for turns in (document.judgement.prompt, *document.judgement.answers):
+            yield from (turn["content"] for turn in turns)
+        return
+    yield document.text
+    yield from (turn["content"] for turn in document.messages or [])
+
+
 READING_REASONS = {
     "damaged_file": "packed bytes, Parquet pages or XML that are cut off or altered; what stood before is kept",
     "empty_file": "a file without a row",
@@ -77,7 +88,7 @@ READING_REASONS = {
     "row_too_long": "a row or article of more bytes than are read at once",
     "too_deep": "elements of XML, or lists and objects of JSON, too deep inside each other",
     "not_utf8": "bytes that are no UTF-8, with their place; of a text: and no other encoding either",
-    "nul_bytes": "a text with NUL: a binary file or UTF-16 without its mark",
+    "nul_bytes": "a text or row with NUL: a binary file or UTF-16 without its mark, or such a text as JSON",
     "broken_json": "a row, or an array from here on, that is no JSON",
     "not_an_object": "JSON that is no object",
     "broken_csv": "a quote that is never closed, or bytes after one; the rest of the file is not read",

@@ -27,7 +27,7 @@ from jobs.corpus.json_rows import Row, json_array, json_lines
 from jobs.corpus.pdf import read_pdf
 from jobs.corpus.pubmed import ROOT as PUBMED_ROOT
 from jobs.corpus.pubmed import read_pubmed
-from jobs.corpus.raw import Raw, Rejected, RowError
+from jobs.corpus.raw import Raw, Rejected, RowError, texts_of
 from jobs.corpus.schema import DataError
 from jobs.corpus.suffixes import DOCUMENTS, ROWS, kind_of
 from jobs.corpus.tables import csv_rows, parquet_rows
@@ -131,6 +131,8 @@ def _document(place: str, row: Row, name: str | None, licence_column: str | None
         return Rejected(place, "not_an_object", f"a {type(row.value).__name__}")
     try:
         document = convert_row(place, row.value, name or recognise(row.value))
+        if any("\0" in text for text in texts_of(document)):
+            raise RowError("nul_bytes", "a text has the character NUL, which no text has")
         ignored = tuple(column for column in document.ignored if column != licence_column)
         licence = licence_of(row.value, licence_column)
         return replace(document, byte_range=row.byte_range, ignored=ignored, licence=licence)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from cluster import kill_points
 from configs.schema.corpus import CorpusStage
 from jobs.corpus.candidates import CANDIDATE_SCHEMA, candidate
 from jobs.corpus.inputs import InputFile
@@ -59,6 +60,7 @@ def partition_reader(stage: CorpusStage, salt: bytes = b"") -> Read:
                 for file, row in zip(files, found, strict=True)
             ]
             yield pa.Table.from_pylist(table, schema=CANDIDATE_SCHEMA)
+        kill_points.reach("corpus_reading")
 
     return read
 

@@ -18,7 +18,7 @@ from jobs.corpus.judgements import judged_document
 from jobs.corpus.layout import strip_layout
 from jobs.corpus.pii import Finding, redact
 from jobs.corpus.quality import judge, quality_of
-from jobs.corpus.raw import Judgement, Message, Raw, Rejected, RowError
+from jobs.corpus.raw import Judgement, Message, Raw, Rejected, RowError, texts_of
 
 QUALITY = "quality_"
 """Reasons of documents that a rule sets aside are this and the rule."""
@@ -67,22 +67,13 @@ def redacted(rows: Sequence[Refined | Rejected], settings: Pii, salt: bytes) -> 
     """A batch with typed placeholders instead of personal data."""
     if settings.tier == "none":
         return list(rows)
-    texts = [text for row in rows if isinstance(row, Refined) for text in _texts(row.document)]
+    texts = [text for row in rows if isinstance(row, Refined) for text in texts_of(row.document)]
     results = iter(redact(texts, settings, salt))
     return [row if isinstance(row, Rejected) else _with_texts(row, results) for row in rows]
 
 
-def _texts(document: Raw) -> Iterator[str]:
-    """All that a document says, each text once, in the order in which `_with_texts` takes them back."""
-    if document.judgement is not None:
-        for turns in (document.judgement.prompt, *document.judgement.answers):
-            yield from (turn["content"] for turn in turns)
-        return
-    yield document.text
-    yield from (turn["content"] for turn in document.messages or [])
-
-
 def _with_texts(row: Refined, results: Iterator) -> Refined | Rejected:
+    """Takes the results in the order of `texts_of`."""
     document, findings = row.document, []
 
     def taken() -> str:

@@ -36,6 +36,7 @@ REPLACED = {
     "212\u2013555\u20130123 (en dashes), 212\u00a0555-0123": "[PHONE] (en dashes), 212\u00a0555-0123",
     "219-09-9999, ITIN 987-65-4321, SSN: 219 09 9999": "[SSN], ITIN [SSN], SSN: [SSN]",
     "postgres://ada:p@ss@db.example.com:5432/x": "postgres://[CREDENTIALS]/x",
+    "redis://:p!ss@cache.example.com:6379/0, a password without a user": "redis://[CREDENTIALS]/0, a password without a user",
     f"key:\n{PEM}\nend": "key:\n[SECRET]\nend",
     "-----BEGIN RSA PRIVATE KEY-----\nMIIEvQ==\n\nThat was all: the end is missing.": "[SECRET]\n\nThat was all: the end is missing.",
     f"Bearer {JWT}, AKIAIOSFODNN7EXAMPLE": "Bearer [SECRET], [SECRET]",

@@ -49,7 +49,9 @@ def test_every_bad_line_is_named_with_its_reason(tmp_path: Path):
         b'{"title": "x"}',
         b'{"messages": [{"role": "tool", "content": "x"}]}',
         b'{"messages": []}',
-        b'{"text": "also good"}',
+        b'{"text": "a\\u0000b"}',
+        b'{"prompt": "Q", "chosen": "A", "rejected": "B\\u0000"}',
+        b'{"text": "a \\\\u0000 in code, also good"}',
     ]
     path.write_bytes(b"\n".join(lines))
     rows = read(path, "jsonl")
@@ -61,8 +63,11 @@ def test_every_bad_line_is_named_with_its_reason(tmp_path: Path):
         ("a.jsonl#7", "unknown_fields"),
         ("a.jsonl#8", "unknown_role"),
         ("a.jsonl#9", "wrong_type"),
+        ("a.jsonl#10", "nul_bytes"),
+        ("a.jsonl#11", "nul_bytes"),
     ]
-    assert [(row.uri, row.text) for row in documents(rows)] == [("a.jsonl#1", "good"), ("a.jsonl#10", "also good")]
+    kept = [("a.jsonl#1", "good"), ("a.jsonl#12", "a \\u0000 in code, also good")]
+    assert [(row.uri, row.text) for row in documents(rows)] == kept
 
 
 USER, ANSWER = {"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}

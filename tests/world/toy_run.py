@@ -38,7 +38,14 @@ def write_toy_documents(path: Path, count: int = 120) -> None:
     path.write_text("\n".join([*lines, lines[1], "{broken"]) + "\n")
 
 
-def toy_run_values(model: Path, documents: Path, store: str, ranks: int = 2, steps: int = 6) -> dict[str, Any]:
+def toy_run_values(
+    model: Path,
+    documents: Path,
+    store: str,
+    ranks: int = 2,
+    steps: int = 6,
+    near_duplicates: dict[str, Any] | None = None,
+) -> dict[str, Any]:
     """The values of a run file with all kinds of stages."""
     train = {
         "steps": steps, "batch_tokens": 256, "micro_batch_tokens": 128, "precision": "fp32",
@@ -52,6 +59,7 @@ def toy_run_values(model: Path, documents: Path, store: str, ranks: int = 2, ste
             "base": {"stage": "model", "source": str(model), "chat_template": "instruction", "licence": "Apache-2.0"},
             "papers": {
                 "stage": "corpus", "sources": {"made_up": source}, "cleaning": cleaning, "heldout_fraction": 0.2, "partitions": 2,
+                "near_duplicates": near_duplicates,
             },
             "texts": {"stage": "shards", "corpus": "papers", "model": "base", "rows": "text", "context": 128, "shards": 2},
             "tasks": {"stage": "shards", "corpus": "papers", "model": "base", "rows": "messages", "context": 256, "shards": 2},
