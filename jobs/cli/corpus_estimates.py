@@ -95,7 +95,7 @@ def _show(stage: "PreparationEstimate", console: Console) -> None:
     for number, limit in enumerate(stage.prospect.broken):
         order = "BREAKS FIRST" if number == 0 else "then"
         console.print(f"{order}, from {written(limit.breaks_from)} on: {_needs(limit)}", style="bold", highlight=False)
-        console.print(f"  mend it by {limit.mend}" if limit.mend else "  no setting mends it", highlight=False)
+        console.print(f"  mend: {limit.mend}", highlight=False)
     ahead = stage.prospect.next
     order = "next would break" if stage.prospect.broken else "breaks first"
     mend = f"; {ahead.mend}" if ahead.mend else ""

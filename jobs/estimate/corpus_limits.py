@@ -10,14 +10,15 @@ clusters in one task (near.py), clusters again in every task (collect.py), piece
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Any
 
 from jobs.estimate.corpus import fullest
 from jobs.estimate.corpus_rates import BANDS, HELD, KEY_ROW_BYTES, SHA256_BYTES, TASK_SHARE
 from jobs.estimate.corpus_work import CorpusWork, Nodes, ShardsWork, corpus_volumes, rows_of, shards_volumes, tokens_of
 
-Work = TypeVar("Work", CorpusWork, ShardsWork)
-Needs = Callable[[Work, Nodes], float]
+Work = CorpusWork | ShardsWork
+Needs = Callable[[Any, Nodes], float]
+"""Of a CorpusWork or of a ShardsWork, as the limit is one of a corpus or of shards."""
 
 MOST_OF_INT32 = 2**31
 """Offsets of Arrow's string and list columns."""
@@ -54,7 +55,7 @@ class Limit:
     breaks_from: float
     """Size of the work, in bytes, at which it would be met."""
     mend: str
-    """What to set; empty where no setting helps."""
+    """What to set or to take."""
 
 
 @dataclass(frozen=True)
@@ -67,13 +68,13 @@ class Prospect:
 
     broken: list[Limit]
     """In the order in which they are met when the one before is mended."""
-    mended: CorpusWork | ShardsWork
+    mended: Work
     """With as many partitions as are needed; the work itself where that is enough or nothing helps."""
     next: Limit
     """The nearest that is not broken once `broken` is mended."""
 
 
-def prospect(work: CorpusWork | ShardsWork, nodes: Nodes) -> Prospect:
+def prospect(work: Work, nodes: Nodes) -> Prospect:
     """What breaks first, then what would break next."""
     broken: list[Limit] = []
     chosen = False
@@ -102,14 +103,14 @@ def with_enough_partitions(work: Work, nodes: Nodes) -> Work:
     return replace(work, partitions=MOST_PARTITIONS)
 
 
-def limits_of(work: CorpusWork | ShardsWork, nodes: Nodes, chosen: bool = False) -> list[Limit]:
+def limits_of(work: Work, nodes: Nodes, chosen: bool = False) -> list[Limit]:
     """All of them, each by itself.
 
     Args:
         chosen: the partitions are as many as are needed, at every size that is looked at.
     """
     return [
-        Limit(what, needed(work, nodes), has, breaks_from(work, nodes, needed, has, chosen), MENDS.get(what, ""))
+        Limit(what, needed(work, nodes), has, breaks_from(work, nodes, needed, has, chosen), MENDS[what])
         for what, (needed, has) in _needs_of(work, nodes).items()
     ]
 
@@ -132,7 +133,7 @@ def breaks_from(work: Work, nodes: Nodes, needed: Needs, has: float, chosen: boo
     return high
 
 
-def _needs_of(work: CorpusWork | ShardsWork, nodes: Nodes) -> dict[str, tuple[Needs, float]]:
+def _needs_of(work: Work, nodes: Nodes) -> dict[str, tuple[Needs, float]]:
     driver, node = nodes.task_bytes, nodes.task_bytes
     if isinstance(work, ShardsWork):
         return {
@@ -203,10 +204,13 @@ def _pieces(maps: int, partitions: int) -> float:
 
 MENDS = {
     PARTITION: "more partitions, or more memory a core",
+    STRINGS: "more partitions",
+    TOKENS: "more shards",
+    KEYS: "more partitions, or more memory a core",
     PIECES: "RAY_DATA_SHUFFLE_INPUT_BATCH_BYTES above 1 GiB on all hosts (fewer tasks with more memory each; --assume "
     "shuffle_input_bytes=...), fewer partitions, or a head with more memory",
     SPILLED: "larger disks below Ray's temporary directory, or more nodes",
-    CLUSTER: "no setting: more memory, or `near_duplicates: null`",
-    CLUSTERS: "no setting: fewer cores for the memory, or `near_duplicates: null`",
+    CLUSTER: "more memory, or `near_duplicates: null`; no other setting helps",
+    CLUSTERS: "more memory a core, or `near_duplicates: null`; no other setting helps",
     INDEX: "a larger `context`, several shards stages, or a driver with more memory",
 }

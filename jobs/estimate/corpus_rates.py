@@ -23,9 +23,9 @@ PDF_BYTES = 1e6
 """Of a paper with pictures; assumed. Measured are documents a second, of 60,000 characters each."""
 
 KINDS = {
-    "jsonl": Kind(9.09e7, 0.983), "csv": Kind(6.68e7, 0.996), "parquet": Kind(4.24e7, 2.52),
-    "xml": Kind(1.5e7, 0.13), "text": Kind(3.13e7, 1), "html": Kind(1.35e7, 0.392), "docx": Kind(5.2e6, 1.68),
-    "pdf": Kind(10.3 * PDF_BYTES, 5.92e4 / PDF_BYTES),
+    "jsonl": Kind(1.28e8, 0.983), "csv": Kind(9.99e7, 0.996), "parquet": Kind(5.76e7, 2.52),
+    "xml": Kind(2.2e7, 0.13), "text": Kind(3.85e7, 1), "html": Kind(1.84e7, 0.392), "docx": Kind(6.63e6, 1.68),
+    "pdf": Kind(10.5 * PDF_BYTES, 5.92e4 / PDF_BYTES),
 }  # fmt: skip
 """Of html, docx and xml the numbers depend on what else the files hold: measured on pages of which two fifths are text, on
 documents without pictures, and on PubMed's own XML. A PDF costs its process and its text, whatever its pictures weigh."""
@@ -44,16 +44,16 @@ class Packing(NamedTuple):
 
 
 PACKINGS = {
-    "gz": Packing(1.38e8, 2.81), "zst": Packing(1.04e9, 4.85),
+    "gz": Packing(1.03e8, 2.81), "zst": Packing(5.05e8, 4.85),
 }  # fmt: skip
 
 RATES = {
-    "clean": 1.47e7, "layout_paper": 8.25e6, "layout_web": 1.24e7, "quality": 1.75e6, "language": 7.08e5,
-    "pii_patterns": 9.7e7, "pii_presidio": 4.93e5, "pii_ner": 6e4, "table": 1.04e8, "shuffle_map": 1.13e8,
-    "shuffle_reduce": 2.06e8, "write": 7.69e7, "describe": 1.22e7, "keep": 6.44e7, "write_kept": 7.03e7,
-    "contamination": 3.23e6, "shard_read": 3.82e8, "tokenise": 2.42e6, "conversations": 7.21e5, "pack": 5.71e6,
-    "keys": 2.55e5, "pairs": 6.51e5, "cluster": 6.2e4, "clusters_read": 3.05e7, "index": 2.4e6, "hash": 1.13e9,
-    "shard_refs": 4.24e4,
+    "clean": 1.71e7, "layout_paper": 1.03e7, "layout_web": 1.62e7, "quality": 3.12e6, "language": 1.2e6,
+    "pii_patterns": 6.88e7, "pii_presidio": 5.36e5, "pii_ner": 6e4, "table": 1.34e8, "shuffle_map": 1.34e8,
+    "shuffle_reduce": 2.65e8, "write": 8.91e7, "describe": 1.61e7, "keep": 1.14e8, "write_kept": 1.17e8,
+    "contamination": 3.74e6, "shard_read": 3.22e8, "tokenise": 2.51e6, "conversations": 7.03e5, "pack": 5.39e6,
+    "keys": 6.59e5, "pairs": 8.4e5, "cluster": 1.37e5, "clusters_read": 7.51e7, "index": 2.4e6, "hash": 1.17e9,
+    "shard_refs": 4.32e4,
 }  # fmt: skip
 """Of one core, each of what its step reads: bytes of text a second in most; of rows in a table (`shuffle_*`), of Parquet
 (`clusters_read`), of files (`hash`); documents (`keys`, `cluster`), keys (`pairs`), packed rows (`index`), pieces (`shard_refs`).
@@ -62,11 +62,11 @@ RATES = {
 a CPU (spacy.io/usage/facts-figures), of six bytes. Pipelines with transformers are much slower."""
 
 HELD = {
-    "row_bytes_beside_text": 300, "shard_row_bytes_beside_text": 143, "packed_share": 0.375, "stored_share": 0.356,
-    "kept_share": 0.371, "signature_file_bytes": 490, "bytes_a_token": 4.59, "stored_bytes_a_token": 1.37,
-    "write_peak": 4.04, "describe_peak": 10.3, "pack_peak": 22.6, "pairs_bytes_a_key": 143,
-    "cluster_bytes_a_document": 4420, "clusters_file_bytes_a_row": 10.2, "clusters_bytes_a_row": 108,
-    "index_bytes_a_row": 289, "rank_bytes_a_row": 175, "bytes_a_ref": 2120,
+    "row_bytes_beside_text": 300, "shard_row_bytes_beside_text": 144, "packed_share": 0.375, "stored_share": 0.356,
+    "kept_share": 0.371, "signature_file_bytes": 490, "bytes_a_token": 4.48, "stored_bytes_a_token": 1.37,
+    "write_peak": 4.73, "describe_peak": 10.4, "pack_peak": 12.4, "pairs_bytes_a_key": 135,
+    "cluster_bytes_a_document": 3930, "clusters_file_bytes_a_row": 18.2, "clusters_bytes_a_row": 108,
+    "index_bytes_a_row": 282, "rank_bytes_a_row": 160, "bytes_a_ref": 2460,
 }  # fmt: skip
 """Bytes: of a row beside its text; of the artifact for one of text, of one packed for one in a shuffle (`*_share`); memory at
 its peak over the rows of a partition, which are not in it (`*_peak`); and by document, key or row where that is what counts."""

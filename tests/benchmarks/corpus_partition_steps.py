@@ -21,8 +21,6 @@ MODEL = ASSETS / "smollm2-135m-instruct"
 CONVERSATIONS = 1000
 COPIES = 4
 """Of every document, where what is alike is looked for."""
-PACKED_TEXTS = 4000
-"""Packing takes some milliseconds a row, however many there are."""
 
 
 def write(texts: list[str], work: Path) -> dict[str, Any]:
@@ -125,7 +123,6 @@ def shards(texts: list[str], work: Path) -> dict[str, Any]:
     from jobs.corpus.template import end_token_ids
     from jobs.corpus.writing import partition_writer as corpus_writer
 
-    texts = texts[:: max(1, len(texts) // PACKED_TEXTS)]
     corpus, output = Store(str(work / "corpus")), Store(str(work / "shards"))
     report = corpus_writer(corpus_stage(heldout_fraction=0), corpus, lambda: None)(0, candidates_of(texts))
     name, entry = next((name, entry) for name, entry in report["files"].items() if name.startswith("train/"))

@@ -78,7 +78,7 @@ def test_for_people(run: Path) -> None:
     answer = acclimate("plan", str(run), "--on", "64x32CPU", "--assume", "corpus_bytes=10e12")
     assert answer.code == 0, answer.stderr
     said = " ".join(answer.stdout.split())
-    for told in ("not run", "BREAKS FIRST, from ", "mend it by `partitions: ", "(the config says 8)", "through Ray Data", "together ",
+    for told in ("not run", "BREAKS FIRST, from ", "mend: `partitions: ", "(the config says 8)", "through Ray Data", "together ",
                  "document_bytes 2000", "stages that train are not in it"):  # fmt: skip
         assert told in said, answer.stdout
 
