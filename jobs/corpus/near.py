@@ -150,7 +150,10 @@ def _cluster_task(files: list[IndexFile], pairs: dict[str, str], similar: float,
 
 
 def cluster(files: list[IndexFile], pairs: dict[str, str], similar: float, output: Store) -> Report:
-    """Compares the pairs, joins what is alike, and decides who stays. In one process: 450 bytes for each document in a pair."""
+    """Compares the pairs, joins what is alike, and decides who stays.
+
+    In one process: about 4 kB for each document in a pair, where clusters have four (tests/benchmarks/corpus_speed.py).
+    """
     tables = [PAIR_SCHEMA.empty_table(), *(read_table(output, name, sha256) for name, sha256 in sorted(pairs.items()))]
     both = np.unique(np.stack([pa.concat_tables(tables)[side].to_numpy() for side in ("a", "b")]), axis=1)
     newest = max(file.age for file in files)
