@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from tests.benchmarks.planted import ASSETS, measure, summary
+from tests.benchmarks.planted import ASSETS, measure
+from tests.benchmarks.planted_counts import summary
 from tests.benchmarks.planted_rows import real_documents
 
 pytestmark = [
