@@ -102,6 +102,7 @@ def test_three_hosts_give_the_bytes_of_one(world: World, on_one_host: ToyRun) ->
     assert outputs(store) == outputs(on_one_host.store)
 
 
+@pytest.mark.chaos
 def test_losing_a_raylet_and_then_a_host_costs_time_and_nothing_else(world: World, on_one_host: ToyRun) -> None:
     store = world.write_config("lossy")
     driver = world.start("lossy")

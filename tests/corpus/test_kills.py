@@ -132,6 +132,7 @@ def test_the_unbroken_corpus_has_something_of_everything(world: World) -> None:
     assert world.killed_places() == set(IN_WORKERS)
 
 
+@pytest.mark.chaos
 def test_a_worker_killed_in_every_pass_on_s3(world: World, s3: S3Server) -> None:
     for place in IN_WORKERS:
         (world.killed / place).unlink()
@@ -142,6 +143,7 @@ def test_a_worker_killed_in_every_pass_on_s3(world: World, s3: S3Server) -> None
     assert digests(output) == world.unbroken
 
 
+@pytest.mark.chaos
 def test_a_raylet_killed_in_every_pass(world: World, tmp_path: Path) -> None:
     """Each time with a part of the pass reported, and with all that the raylet held of the others lost."""
     killed_in: list[str] = []
