@@ -61,7 +61,7 @@ test-fast: install  ## Tests without clusters, engines and browsers
 
 chaos: install system assets  ## Every named kill point, then random kills (CHAOS_KILLS=20 CHAOS_SEED=1); long
 	$(BIN)/python -m pytest tests/train/test_loop.py tests/cluster/test_artifacts.py tests/test_run.py tests/test_run_on_hosts.py \
-	  tests/corpus/test_kills.py tests/test_run_ppo.py tests/test_ppo_on_hosts.py tests/test_chaos.py -m "cluster or chaos"
+	  tests/corpus/test_kills.py tests/test_submit_run.py tests/test_run_ppo.py tests/test_ppo_on_hosts.py tests/test_chaos.py -m "cluster or chaos"
 
 FUZZ_FILES ?= 10000
 FUZZ_SEED ?= 1

@@ -102,6 +102,7 @@ def test_ranks_killed_again_and_again(unbroken: tuple[ToyRun, dict[str, str], st
     assert run.digests(*TRAINED) == unbroken[1]
 
 
+@pytest.mark.chaos  # of the kills of ranks, `test_ranks_killed_again_and_again` is in make test
 def test_one_rank_killed_by_the_system(unbroken: tuple[ToyRun, dict[str, str], str], tmp_path: Path) -> None:
     run = before_training(unbroken[0], tmp_path)
     process = run.start(f"store={run.store.root}")

@@ -48,6 +48,7 @@ def ended(head: Head, job: str) -> int | None:
     return None if code == 101 else code
 
 
+@pytest.mark.chaos
 def test_a_submitted_run_is_stopped_with_a_checkpoint_and_goes_on(
     tmp_path: Path, tiny_model: Path, s3: S3Server, s3_store: Store
 ) -> None:
