@@ -128,7 +128,7 @@ def _compute(run: Run, plan: PlannedStage, inputs: dict[str, Artifact], store: S
         _require_unchanged(run, plan)
         outcome = run_stage(plan.stage, context)
         _require_unchanged(run, plan)
-        own.commit({**_record(run, plan, outcome, began), "allowed": _allowed(outcome, inputs)})
+        own.commit({**_record(run, plan, outcome, began), **_allowed(outcome, inputs)})
         watch.finished(plan, outcome, time.time() - began)
     artifact = find_artifact(store, kind, plan.key)
     assert artifact is not None, plan.key
@@ -174,13 +174,14 @@ def _record(run: Run, plan: PlannedStage, outcome: Outcome, began: float) -> dic
     }
 
 
-def _allowed(outcome: Outcome, inputs: dict[str, Artifact]) -> list[str]:
-    """What may be done with the result. What is only measured on does not pass into it."""
+def _allowed(outcome: Outcome, inputs: dict[str, Artifact]) -> dict[str, list[str]]:
+    """What may be done with the result, once that was decided of what it is made of. What is only measured on does not count."""
     from jobs.corpus.gate import allowed_of
 
     if outcome.allowed is not None:
-        return outcome.allowed
-    return [*allowed_of(artifact.record for key, artifact in inputs.items() if not key.startswith("heldout."))]
+        return {"allowed": outcome.allowed}
+    records = [artifact.record for key, artifact in inputs.items() if not key.startswith("heldout.")]
+    return {"allowed": [*allowed_of(records)]} if any("allowed" in record for record in records) else {}
 
 
 def _remove_scratch(artifact: Artifact) -> None:

@@ -177,7 +177,7 @@ def test_a_run_learns_from_what_is_allowed_and_from_nothing_else(tiny_model: Pat
     assert learnt == {document for document, licence in licence_of.items() if licence == "CC0-1.0"}
     assert manifest["quarantined"]["not_allowed"] == sum(licence == "CC-BY-NC-4.0" for licence in licence_of.values())
     assert shards.record["licences"] == ["CC0-1.0"] and shards.record["allowed"] == ["train", "serve"]
-    assert toy.artifact("cpt").record["allowed"] == ["train", "serve"]
+    assert toy.artifact("cpt").record["allowed"] == ["train", "serve"] and "allowed" not in corpus.record
 
     # Rows whose decision is gone, as those of another tool, are not trained on.
     del manifest["gate"]
