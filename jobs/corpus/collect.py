@@ -143,7 +143,7 @@ def _partitions(
         kill_points.reach("corpus_sorting")
         return {
             "number": number, "rows": candidates.num_rows, **files,
-            "index": {"name": index.name, "sha256": index.sha256, "size": index.size, "rows": index.rows},
+            "index": {"name": index.name, **index.entry},
         }  # fmt: skip
 
     sorted_out = run_partitions(units, read, describe_partition, stage.partitions, "corpus", progress)

@@ -21,7 +21,6 @@ from configs.schema.mix import MixStage
 from configs.schema.run import MIXED_ROWS
 from jobs.corpus.gate import sealed_together
 from jobs.corpus.mix_files import (
-    SPLITS,
     index_table,
     partition_reader,
     partition_writer,
@@ -33,7 +32,7 @@ from jobs.corpus.mix_files import (
     units_of,
 )
 from jobs.corpus.partitions import Progress, Report, run_partitions
-from jobs.corpus.schema import DataError
+from jobs.corpus.schema import SPLITS, DataError
 from jobs.corpus.shares import Choice, Numbers, Placement, choose, dealt, heldout_uses, in_a_row
 
 MIXED = "mixed"

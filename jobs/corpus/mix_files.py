@@ -13,11 +13,8 @@ import pyarrow.compute as pc
 
 from cluster.storage import Store
 from jobs.corpus.partitions import Read, Report, Write
-from jobs.corpus.schema import INDEX_SCHEMA, ROW_SCHEMA, DataError, read_table, write_table
+from jobs.corpus.schema import INDEX_SCHEMA, ROW_SCHEMA, SPLITS, DataError, read_table, write_table
 from jobs.corpus.shares import Numbers, Placement
-
-SPLITS = ("train", "heldout")
-
 
 Indexes = dict[str, pa.Table]
 """By input, in order of their names: INDEX_SCHEMA of one split."""
@@ -59,7 +56,7 @@ def shard_name(split: str, number: int) -> str:
 
 def put(output: Store, name: str, table: pa.Table, files: dict[str, Any]) -> None:
     file = write_table(output, name, table)
-    files[name] = {"sha256": file.sha256, "size": file.size, "rows": file.rows}
+    files[name] = file.entry
 
 
 def read_indexes(inputs: Mapping[str, Store], manifests: Mapping[str, Any], split: str) -> Indexes:

@@ -171,7 +171,7 @@ def cluster(files: list[IndexFile], pairs: dict[str, str], similar: float, outpu
     kill_points.reach("corpus_clustering")
     sizes = np.unique(clusters["cluster_id"].to_numpy(), return_counts=True)[1]
     return {
-        "file": {"sha256": written.sha256, "size": written.size, "rows": written.rows}, "algorithm": ALGORITHM,
+        "file": written.entry, "algorithm": ALGORITHM,
         "alike": len(left), "clusters": int((sizes > 1).sum()), "largest": int(sizes.max(initial=0)),
     }  # fmt: skip
 

@@ -7,12 +7,15 @@ makes the files byte-equal on any number of machines.
 import hashlib
 import io
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cluster.storage import Store
 from configs.errors import UserError
+
+SPLITS = ("train", "heldout")
 
 DOCUMENT_SCHEMA = pa.schema(
     [
@@ -101,6 +104,11 @@ class WrittenFile:
     sha256: str
     size: int
     rows: int
+
+    @property
+    def entry(self) -> dict[str, Any]:
+        """What a manifest's `files` says of it, by its name."""
+        return {"sha256": self.sha256, "size": self.size, "rows": self.rows}
 
 
 def partition_of(document_id: int, partitions: int) -> int:

@@ -20,13 +20,12 @@ from configs.schema.gate import Gate
 from jobs.corpus.document_rows import by_document, documents_file, stretches, tokens_by_source
 from jobs.corpus.gate import reasons_against, sealed, terms_of
 from jobs.corpus.partitions import Progress, Read, Report, Write, add_counts, run_partitions
-from jobs.corpus.schema import INDEX_SCHEMA, DataError, partition_of, read_table, write_table
+from jobs.corpus.schema import INDEX_SCHEMA, SPLITS, DataError, partition_of, read_table, write_table
 from jobs.corpus.segments import TokenizerFiles, load_tokenizer, read_tokenizer_files
 from jobs.corpus.shard_rows import KEPT, build_rows, check_kind, index_of
 from jobs.corpus.template import check_template, end_token_ids
 from jobs.corpus.writing import set_aside
 
-SPLITS = ("train", "heldout")
 READ_COLUMNS = [
     "document_id", "text", "messages", "judged_as", "judgement", "uri", "source", "sha256", "licence", "confidentiality",
 ]  # fmt: skip
@@ -189,7 +188,7 @@ def _through(gate: Gate, documents: pa.Table) -> tuple[pa.Table, pa.Table]:
 
 def _put(output: Store, name: str, table: pa.Table, report: Report) -> None:
     file = write_table(output, name, table)
-    report["files"][name] = {"sha256": file.sha256, "size": file.size, "rows": file.rows}
+    report["files"][name] = file.entry
 
 
 def _split_summary(reports: list[Report], split: str, stage: ShardsStage) -> SplitSummary:

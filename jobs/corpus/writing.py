@@ -22,10 +22,9 @@ from configs.schema.corpus import CorpusStage
 from jobs.corpus.contamination import Contamination, without_contaminated
 from jobs.corpus.dedup import drop_duplicates
 from jobs.corpus.partitions import Report, Write
-from jobs.corpus.schema import DOCUMENT_SCHEMA, QUARANTINE_SCHEMA, read_table, write_table
+from jobs.corpus.schema import DOCUMENT_SCHEMA, QUARANTINE_SCHEMA, SPLITS, read_table, write_table
 from jobs.corpus.split import is_heldout
 
-SPLITS = ("train", "heldout")
 AUDIT_SCHEMA = pa.schema([("document_id", pa.int64()), ("kind", pa.string()), ("digest", pa.string())])
 """Which document had which personal value, as its keyed digest (jobs/corpus/pii.py)."""
 
@@ -99,7 +98,7 @@ def write_partition(number: int, partition: Sorted, stage: CorpusStage, output: 
     ]
     judged_as = Counter(documents["judged_as"].to_pylist())
     return {
-        "files": {file.name: {"sha256": file.sha256, "size": file.size, "rows": file.rows} for file in written},
+        "files": {file.name: file.entry for file in written},
         "documents": {split: tables[split].num_rows for split in SPLITS},
         "rows": {"written": sum(tables[name].num_rows for name in (*SPLITS, "quarantine"))},
         "counts": {

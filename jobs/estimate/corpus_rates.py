@@ -51,20 +51,22 @@ RATES = {
     "clean": 1.71e7, "layout_paper": 1.03e7, "layout_web": 1.62e7, "quality": 3.12e6, "language": 1.2e6,
     "pii_patterns": 6.88e7, "pii_presidio": 5.36e5, "pii_ner": 6e4, "table": 1.34e8, "shuffle_map": 1.34e8,
     "shuffle_reduce": 2.65e8, "write": 8.91e7, "describe": 1.61e7, "keep": 1.14e8, "write_kept": 1.17e8,
-    "contamination": 3.74e6, "shard_read": 3.22e8, "tokenise": 2.51e6, "conversations": 7.03e5, "pack": 5.39e6,
+    "contamination": 3.74e6, "shard_read": 2.97e8, "tokenise": 7.29e7, "conversations": 8.65e5, "pack": 2.43e7,
     "keys": 6.59e5, "pairs": 8.4e5, "cluster": 1.37e5, "clusters_read": 7.51e7, "index": 2.4e6, "hash": 1.17e9,
     "shard_refs": 4.32e4,
 }  # fmt: skip
 """Of one core, each of what its step reads: bytes of text a second in most; of rows in a table (`shuffle_*`), of Parquet
 (`clusters_read`), of files (`hash`); documents (`keys`, `cluster`), keys (`pairs`), packed rows (`index`), pieces (`shard_refs`).
 
+`tokenise` is gigatoken's; a tokenizer that it cannot stand in for (jobs/corpus/fast_tokens.py) takes some fifteen times as long.
+
 `pii_ner` is not measured, because no pipeline comes with this: spaCy's own figure for en_core_web_lg, 10,014 words a second on
 a CPU (spacy.io/usage/facts-figures), of six bytes. Pipelines with transformers are much slower."""
 
 HELD = {
     "row_bytes_beside_text": 300, "shard_row_bytes_beside_text": 144, "packed_share": 0.375, "stored_share": 0.356,
-    "kept_share": 0.371, "signature_file_bytes": 490, "bytes_a_token": 4.48, "stored_bytes_a_token": 1.37,
-    "write_peak": 4.73, "describe_peak": 10.4, "pack_peak": 12.4, "pairs_bytes_a_key": 135,
+    "kept_share": 0.371, "signature_file_bytes": 490, "bytes_a_token": 4.48, "stored_bytes_a_token": 1.4,
+    "write_peak": 4.73, "describe_peak": 10.4, "pack_peak": 13.1, "pairs_bytes_a_key": 135,
     "cluster_bytes_a_document": 3930, "clusters_file_bytes_a_row": 18.2, "clusters_bytes_a_row": 108,
     "index_bytes_a_row": 282, "rank_bytes_a_row": 160, "bytes_a_ref": 2460,
 }  # fmt: skip

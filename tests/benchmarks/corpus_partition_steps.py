@@ -141,7 +141,7 @@ def shards(texts: list[str], work: Path) -> dict[str, Any]:
     peak, _ = grown(lambda: made(0, documents))
     whole_s, report = timed(lambda: made(1, documents))
     tokenise_s, segments = timed(
-        lambda: without_lone_tokens(text_segments(documents, tokenizer, end_id), stage.context)
+        lambda: without_lone_tokens(text_segments(documents, tokenizer, end_id, stage.fast_tokenizer), stage.context)
     )
     tokens = sum(map(len, segments.table["input_ids"].to_pylist()))
     stored = sum(entry["size"] for entry in report["files"].values())

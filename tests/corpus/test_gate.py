@@ -193,6 +193,10 @@ def test_a_model_that_may_not_be_served_is_not(tmp_path: Path) -> None:
         own.commit({**record, "allowed": ["train"]})
     told = ("secretive", "may not be served", "acclimate lineage secretive")
     require_refused(acclimate("serve", "secretive", "--store", store.root), 2, *told)
+    printed = f"{store.root}/artifacts/cpt-0123456789abcdef/attempts/000001/model"
+    Path(printed).mkdir(parents=True)
+    for path in (printed, f"{printed}/", printed.partition("/attempts/")[0]):
+        require_refused(acclimate("serve", path), 2, *told)
 
 
 def test_a_run_without_an_allowed_source_is_refused_before_it_starts(tiny_model: Path, tmp_path: Path) -> None:
