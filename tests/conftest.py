@@ -25,8 +25,8 @@ for variable in [name for name in os.environ if name.startswith(("AWS_", "ACCLIM
     # A test may never touch a real bucket or store, whatever the shell it was started from can reach.
     del os.environ[variable]
 
-ENDING_S = 15
-"""Ray's processes take some seconds to notice that their cluster was shut down."""
+ENDING_S = 75
+"""Of a killed cluster: an agent that outlived its GCS tries for 60 s to tell it that the raylet has died."""
 
 
 @pytest.fixture(scope="module", autouse=True)
