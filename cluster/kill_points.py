@@ -31,6 +31,7 @@ KILL_POINTS = (
     "corpus_sorting",
     "corpus_pairing",
     "corpus_clustering",
+    "corpus_paragraphs",
     "corpus_keeping",
     # The driver of PPO: after sampling, after an update and before its weights are sent, while a checkpoint is written.
     "ppo_sampled",

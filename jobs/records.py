@@ -37,7 +37,8 @@ class Document:
     uri: str
     """Where the document came from, precise enough to find it again: file and row, page or record id."""
     sha256: str
-    """Of the cleaned text in UTF-8, and of the judgement behind it, where there is one."""
+    """Of the cleaned text in UTF-8, and of the judgement behind it, where there is one. Of the whole text, where `text` has
+    lost paragraphs that other documents hold (`repeated_paragraphs`)."""
     file: str
     """The uri of its file; `collected.parquet` of the corpus says what the file was when it was read."""
     byte_offset: int | None

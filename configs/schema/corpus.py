@@ -4,7 +4,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from configs.schema.duplicates import Decontamination, NearDuplicates
+from configs.schema.duplicates import Decontamination, NearDuplicates, RepeatedParagraphs
 from configs.schema.gate import Confidentiality, Gate
 from configs.schema.layout import Layout
 from configs.schema.licences import Licence
@@ -76,6 +76,7 @@ class CorpusStage(Node):
     cleaning: Cleaning = Cleaning()
     pii: Pii = Pii()
     near_duplicates: NearDuplicates | None = None
+    repeated_paragraphs: RepeatedParagraphs | None = None
     decontamination: Decontamination | None = None
     quality: Quality = Field(
         default=Quality(), description="Rules that set documents aside, for all sources that have none of their own."

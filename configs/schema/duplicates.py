@@ -1,8 +1,8 @@
-"""What a corpus leaves out because it is somewhere already: near-copies, and texts of evaluation sets."""
+"""What a corpus leaves out because it is somewhere already: near-copies, shared paragraphs, texts of evaluation sets."""
 
 from pydantic import Field
 
-from configs.schema.tree import Fraction, Node
+from configs.schema.tree import Fraction, Node, PositiveInt
 
 
 class NearDuplicates(Node):
@@ -16,6 +16,18 @@ class NearDuplicates(Node):
     against: list[str] = Field(
         default=[],
         description="Earlier corpora (stages or artifacts, with `near_duplicates` themselves): what is like theirs is left out.",
+    )
+
+
+class RepeatedParagraphs(Node):
+    """Paragraphs of texts that several documents of this corpus share: notices, abouts, quotes. The first document keeps them.
+
+    A paragraph is what stands between empty lines; of a text without any, a line. Case and spaces make no difference. A
+    document that has nothing of its own is set aside; of the others id and sha256 stay those of the whole text.
+    """
+
+    minimum_characters: PositiveInt = Field(
+        default=100, description="Shorter paragraphs stay everywhere: headings, names, formulas."
     )
 
 

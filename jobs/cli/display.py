@@ -139,7 +139,7 @@ SUMMARISED = (
 
 
 COUNTED_BY_KIND = {
-    "quarantined": "quarantined ", "personal": "personal data replaced ", "stripped": "characters of layout taken out ",
+    "quarantined": "quarantined ", "personal": "personal data replaced ", "stripped": "characters taken out: ",
     "tokenized_by": "texts by tokenizer: ",
 }  # fmt: skip
 

@@ -1,7 +1,7 @@
 """Sources -> the corpus: cleaned, deduplicated, split documents with source and licence.
 
     input files --read, clean--> candidates --by hash(id)--> exact duplicates, contamination -> split -> files --> manifest
-                                                              `-> near/ --clusters--'
+                                                              `-> near-duplicates, shared paragraphs (comparing.py) -'
                 --as they were found, and when--> collected.parquet (jobs/corpus/provenance.py)
 
 Bad rows travel with the good ones and end in quarantine/ with their reason: every row that was read is in one of the files.
@@ -17,19 +17,18 @@ from typing import Any, Literal
 import pyarrow as pa
 import ray
 
-from cluster import kill_points
 from cluster.storage import Store
 from configs.schema.corpus import CorpusStage
 from jobs.corpus.canaries import require_recall
+from jobs.corpus.comparing import build_compared
 from jobs.corpus.contamination import Contamination, contamination_of
 from jobs.corpus.inputs import InputFile, find_inputs
-from jobs.corpus.near import CLUSTERS, IndexFile, describe, find_clusters, index_of
-from jobs.corpus.partitions import Progress, Report, add_counts, run_each, run_partitions
+from jobs.corpus.partitions import Progress, Report, add_counts, run_partitions
 from jobs.corpus.pii import audit_salt
 from jobs.corpus.provenance import write_collected
 from jobs.corpus.reading import NO_SALT, partition_reader, read_units
-from jobs.corpus.schema import DOCUMENT_SCHEMA, DataError, read_table, write_table
-from jobs.corpus.writing import keep, kept, partition_writer, sort_out, without_near_duplicates, write_partition
+from jobs.corpus.schema import DOCUMENT_SCHEMA, DataError, read_table
+from jobs.corpus.writing import partition_writer
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ class CorpusSummary:
     documents_by_encoding: dict[str, int]
     """As what their files were decoded; what is not utf-8 was said by a byte order mark, or guessed."""
     stripped: dict[str, int]
-    """Characters of page layout that were taken out, by kind."""
+    """Characters that were taken out of texts that stay: page layout by kind, and repeated paragraphs."""
     personal: dict[str, int]
     """Placeholders that stand for personal data and secrets, by kind."""
     canary_recall: dict[str, float]
@@ -132,44 +131,10 @@ def _partitions(
     contamination = _contamination(stage, earlier)
     units = read_units(stage, inputs)
     read = partition_reader(stage, salt)
-    if stage.near_duplicates is None:
+    if stage.near_duplicates is None and stage.repeated_paragraphs is None:
         write = partition_writer(stage, output, partial(_here, contamination))
         return run_partitions(units, read, write, stage.partitions, "corpus", progress), {}
-
-    def describe_partition(number: int, candidates: pa.Table) -> Report:
-        partition = sort_out(candidates, _here(contamination))
-        index = write_table(output, f"near/part-{number:05d}.parquet", describe(partition.documents))
-        files = keep(number, partition, output)
-        kill_points.reach("corpus_sorting")
-        return {
-            "number": number, "rows": candidates.num_rows, **files,
-            "index": {"name": index.name, **index.entry},
-        }  # fmt: skip
-
-    sorted_out = run_partitions(units, read, describe_partition, stage.partitions, "corpus", progress)
-    kill_points.reach("corpus_sorted")
-    names = stage.near_duplicates.against
-    index = [
-        file
-        for age, name in enumerate(names)
-        for file in index_of(earlier[f"near_duplicates.against.{age}"], name, age)
-    ]
-    own = {report["index"].pop("name"): report["index"] for report in sorted_out}
-    index += [IndexFile(output.root, name, entry["sha256"], len(names)) for name, entry in own.items()]
-    found = find_clusters(index, stage.near_duplicates.similarity, output, stage.partitions, progress)
-    clusters = found.pop("file")
-    kill_points.reach("corpus_clustered")
-
-    def write_kept(unit: dict[str, Any]) -> Report:
-        known = read_table(output, CLUSTERS, clusters["sha256"])
-        report = write_partition(unit["number"], without_near_duplicates(kept(unit, output), known), stage, output)
-        assert report["rows"]["written"] == unit["rows"], (unit, report["rows"])
-        kill_points.reach("corpus_keeping")
-        return report
-
-    reports = run_each(sorted_out, write_kept, "corpus", progress)
-    output.remove("work")
-    return reports, {**found, "files": own | {CLUSTERS: clusters}}
+    return build_compared(stage, units, read, output, progress, earlier, partial(_here, contamination))
 
 
 def _contamination(stage: CorpusStage, earlier: Mapping[str, Store]) -> "ray.ObjectRef[Contamination] | None":

@@ -21,10 +21,16 @@ def drop_duplicates(documents: pa.Table) -> Deduplicated:
     """
     ordered = documents.sort_by([("sha256", "ascending"), ("source_order", "ascending"), ("uri", "ascending")])
     sha256 = ordered["sha256"].to_numpy(zero_copy_only=False)
-    is_first = np.ones(len(sha256), dtype=bool)
-    is_first[1:] = sha256[1:] != sha256[:-1]
-    survivor_row = np.maximum.accumulate(np.where(is_first, np.arange(len(sha256)), 0))
+    survivor_row = first_of_equals(sha256)
+    is_first = survivor_row == np.arange(len(sha256))
     duplicates = ordered.append_column("survivor_uri", ordered["uri"].take(pa.array(survivor_row))).filter(
         pa.array(~is_first)
     )
     return Deduplicated(ordered.filter(pa.array(is_first)), duplicates)
+
+
+def first_of_equals(ordered: np.ndarray) -> np.ndarray:
+    """For every row of a sorted column the row where its value begins: a, a, b -> 0, 0, 2."""
+    begins = np.ones(len(ordered), dtype=bool)
+    begins[1:] = ordered[1:] != ordered[:-1]
+    return np.maximum.accumulate(np.where(begins, np.arange(len(ordered)), 0))

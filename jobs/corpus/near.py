@@ -24,6 +24,7 @@ from scipy.sparse.csgraph import connected_components
 
 from cluster import kill_points
 from cluster.storage import Store
+from jobs.corpus.dedup import first_of_equals
 from jobs.corpus.minhash import ALGORITHM, HASHES, band_keys, signatures, similarity
 from jobs.corpus.partitions import Progress, Report, run_partitions
 from jobs.corpus.schema import DataError, read_table, write_table
@@ -134,10 +135,9 @@ def _pairs(keys: np.ndarray, documents: np.ndarray) -> tuple[np.ndarray, np.ndar
     """Distinct (a, b), a < b, of documents with an equal key: each with the first and with the one before."""
     order = np.lexsort((documents, keys))
     keys, documents = keys[order], documents[order]
-    again = np.flatnonzero(keys[1:] == keys[:-1]) + 1
-    begins = np.ones(len(keys), dtype=bool)
-    begins[again] = False
-    first = np.maximum.accumulate(np.where(begins, np.arange(len(keys)), 0))[again]
+    first = first_of_equals(keys)
+    again = np.flatnonzero(first != np.arange(len(keys)))
+    first = first[again]
     a = np.concatenate([documents[first], documents[again - 1]])
     b = np.concatenate([documents[again], documents[again]])
     pairs = np.unique(np.stack([a, b])[:, a < b], axis=1)

@@ -64,7 +64,7 @@ def estimate_preparation(run: Run, nodes: Nodes) -> list[PreparationEstimate]:
     """Of every corpus and shards stage, in order.
 
     Raises:
-        UserError: the run has none of them.
+        UserError: the run has none of them, or one with `repeated_paragraphs`.
         DataError: a source is not here, and no size is assumed; or nothing says what its files are.
     """
     found = {name: _estimate(name, work, nodes) for name, work in _corpora(run, nodes.assumed).items()}
@@ -110,6 +110,11 @@ def _corpora(run: Run, assumed: CorpusAssumptions) -> dict[str, CorpusWork]:
 
 
 def _corpus(name: str, stage: CorpusStage, assumed: CorpusAssumptions) -> CorpusWork:
+    if stage.repeated_paragraphs is not None:
+        raise UserError(
+            f"stages.{name}.repeated_paragraphs: its rates are not measured, so nothing is calculated with it; "
+            f"calculate without them: stages.{name}.repeated_paragraphs=null"
+        )
     return CorpusWork(
         tuple(files for source in stage.sources for files in _files_of(name, source, stage, assumed)),
         stage.partitions, stage.pii.tier, stage.near_duplicates is not None, stage.decontamination is not None,

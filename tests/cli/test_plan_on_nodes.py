@@ -89,6 +89,7 @@ def test_for_people(run: Path) -> None:
         (("--assume", "mean_answer_share=1"), "there is no 'mean_answer_share'; known: corpus_bytes"),
         (("stages.web.sources.crawl.path=s3://nobody/crawl/", "--assume", "corpus_bytes=1e9"), "nothing says what"),
         (("stages.web.sources.crawl.path=nowhere.jsonl",), "nothing found at nowhere.jsonl"),
+        (("stages.web.repeated_paragraphs.minimum_characters=80",), "stages.web.repeated_paragraphs=null"),
     ],
 )
 def test_what_can_be_got_wrong(run: Path, arguments: tuple[str, ...], told: str) -> None:

@@ -1,6 +1,6 @@
 """A corpus that is compared with itself, and everything that works on it killed once in every pass: always the same bytes.
 
-    read -> sorted out -> pairs -> clusters -> kept        (jobs/corpus/collect.py, near.py)
+    read -> sorted out -> pairs -> clusters -> shared paragraphs -> kept        (jobs/corpus/comparing.py, near.py)
 
 One cluster of two raylets for all tests. Its workers come by all of their kill points, which are disarmed while KILLED has a
 file of that name; drivers are told by their own environment.
@@ -33,14 +33,22 @@ from tests.world.s3 import S3Server
 
 pytestmark = pytest.mark.cluster
 
-IN_WORKERS = ("corpus_reading", "corpus_sorting", "corpus_pairing", "corpus_clustering", "corpus_keeping")
+IN_WORKERS = (
+    "corpus_reading",
+    "corpus_sorting",
+    "corpus_pairing",
+    "corpus_clustering",
+    "corpus_paragraphs",
+    "corpus_keeping",
+)
 PARTITIONS = 5
 IN_DRIVERS = (
     "partition_reported:1",
     "corpus_sorted",
     "corpus_clustered",
-    # The first two passes had all of theirs.
+    # The passes before had all of theirs.
     f"partition_reported:{2 * PARTITIONS + 2}",
+    f"partition_reported:{3 * PARTITIONS + 2}",
     "after_data_before_record",
 )
 TEXTS, COPIES = 60, 12
@@ -66,7 +74,8 @@ def write_stage(directory: Path) -> CorpusStage:
     """Texts, near-copies of some, an exact copy, bad rows, and a second format: all that a corpus sorts apart."""
     generator = np.random.default_rng(7)
     texts = [[str(word) for word in generator.choice(VOCABULARY, 80)] for _ in range(TEXTS)]
-    rows: list[object] = [{"text": " ".join(words)} for words in texts]
+    notice = "\n\n" + "Whoever names its authors may use this text for every purpose there is. " * 2
+    rows: list[object] = [{"text": " ".join(words) + notice * (number % 3)} for number, words in enumerate(texts)]
     copies: list[object] = [{"text": " ".join([*words[:-1], "changed"])} for words in texts[:COPIES]]
     half = len(rows) // 2
     write_jsonl(directory / "texts" / "a.jsonl", rows[:half])
@@ -77,7 +86,7 @@ def write_stage(directory: Path) -> CorpusStage:
     return CorpusStage.model_validate(
         {
             "stage": "corpus", "sources": sources, "cleaning": {"minimum_characters": 20}, "heldout_fraction": 0.3,
-            "partitions": PARTITIONS, "near_duplicates": {}, "pii": {"tier": "patterns"},
+            "partitions": PARTITIONS, "near_duplicates": {}, "repeated_paragraphs": {}, "pii": {"tier": "patterns"},
         }
     )  # fmt: skip
 
@@ -150,15 +159,15 @@ def test_a_raylet_killed_in_every_pass(world: World, tmp_path: Path) -> None:
 
     def kill_one(label: str, done: int, total: int) -> None:
         silent(label, done, total)
-        # Both passes over the documents have the label "corpus".
-        begun = {"near-duplicates": 1, "corpus": 0 if not killed_in else 2}
+        # The first and the last pass over the documents have the label "corpus".
+        begun = {"near-duplicates": 1, "repeated paragraphs": 2, "corpus": 0 if not killed_in else 3}
         if done == 1 and len(killed_in) == begun[label]:
             killed_in.append(label)
             replace_raylet(world.cluster)
 
     with joined(world.cluster):
         build_corpus(world.stage, Store(str(tmp_path)), kill_one)
-    assert killed_in == ["corpus", "near-duplicates", "corpus"]
+    assert killed_in == ["corpus", "near-duplicates", "repeated paragraphs", "corpus"]
     assert digests(Store(str(tmp_path))) == world.unbroken
 
 
