@@ -12,6 +12,7 @@ Each attempt writes below its own number, so an old writer that was taken for de
 
 import hashlib
 import json
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -25,6 +26,9 @@ from configs.errors import UserError
 
 KEY_CHARACTERS = 16
 """64 bits of sha256: a collision among a million artifacts has probability 3e-8."""
+
+INSIDE_ARTIFACT = re.compile(rf"(.+)/artifacts/([a-z]+)-([0-9a-f]{{{KEY_CHARACTERS}}})(?:/.*)?")
+"""A store, and kind and key of one of its artifacts."""
 
 
 class ArtifactNotFound(UserError, LookupError):
@@ -136,6 +140,21 @@ def find_named(store: Store, name: str, kinds: tuple[str, ...] = ()) -> Artifact
     raise ArtifactNotFound(
         f"{store.root}: no finished {' or '.join(kinds) or 'artifact'} is called {name!r}. There is: {known}."
     )
+
+
+def artifact_around(directory: Store) -> Artifact | None:
+    """The artifact that a directory lies in, as the paths that a run prints do: its record holds for them too.
+
+    Raises ArtifactNotFound where that has no record.
+    """
+    inside = INSIDE_ARTIFACT.fullmatch(directory.root)
+    if inside is None:
+        return None
+    root, kind, key = inside.groups()
+    found = find_artifact(Store(root), kind, key)
+    if found is None:
+        raise ArtifactNotFound(f"{directory.root} lies in an artifact that was never finished, or was removed since")
+    return found
 
 
 @contextmanager

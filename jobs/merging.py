@@ -8,10 +8,12 @@ import hashlib
 import json
 import time
 from dataclasses import dataclass
+from typing import Any
 
-from cluster.artifacts import Artifact, artifact_key, attempt, find_artifact
+from cluster.artifacts import Artifact, artifact_around, artifact_key, attempt, find_artifact
 from cluster.storage import Store
 from configs.errors import UserError
+from configs.schema.run import UNKNOWN_LICENCE
 
 ADAPTER_DIRECTORY = "adapter"
 ADAPTER_CONFIG = "adapter_config.json"
@@ -37,7 +39,13 @@ class Part:
 
     directory: Store
     artifact: Artifact | None
-    """None where it is a directory of nobody's."""
+    """None where it is given as a directory."""
+
+    @property
+    def record(self) -> dict[str, Any] | None:
+        """What is known of it: of the artifact, also of the one that the directory lies in. Raises ArtifactNotFound."""
+        known = self.artifact or artifact_around(self.directory)
+        return None if known is None else known.record
 
 
 def adapters_of(store: Store, artifact: Artifact) -> Adapters:
@@ -95,7 +103,7 @@ def merge_into_artifact(store: Store, name: str, adapter: Part, base: Part) -> A
                 "settings": {"how": how, **{role: part.directory.root for role, part in parts.items()}},
                 "parents": parents, "seed": None,
                 "versions": versions(), "started_at": began, "metrics": {}, "counts": {}, "licences": _licences(parts),
-                "allowed": [*allowed_of(part.artifact.record for part in parts.values() if part.artifact)],
+                "allowed": [*allowed_of(part.record or {} for part in parts.values())],
             })  # fmt: skip
     done = find_artifact(store, "model", key)
     assert done is not None, key
@@ -103,11 +111,9 @@ def merge_into_artifact(store: Store, name: str, adapter: Part, base: Part) -> A
 
 
 def _licences(parts: dict[str, Part]) -> list[str]:
-    found: set[str] = set()
-    for part in parts.values():
-        licences: list[str] = part.artifact.record["licences"] if part.artifact else ["LicenseRef-unknown"]
-        found.update(licences)
-    return sorted(found)
+    return sorted({
+        licence for part in parts.values() for licence in (part.record or {}).get("licences", [UNKNOWN_LICENCE])
+    })  # fmt: skip
 
 
 def _digest(directory: Store) -> str:

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cluster.artifacts import Artifact, Attempt, ancestors, find_artifact
+from cluster.artifacts import Artifact, Attempt, ancestors, artifact_around, find_artifact
 from cluster.storage import Store
 from configs.errors import Stopped
 from configs.schema.corpus import CorpusStage, ShardsStage
@@ -23,7 +23,7 @@ from configs.schema.training import AnyTrainStage, KtoStage, LanguageModelStage,
 from configs.schema.tree import hashed_values
 
 STAGE_VERSIONS = {
-    "model": 1, "corpus": 5, "shards": 10, "mix": 1, "cpt": 2, "sft": 2, "reward": 2, "dpo": 2,
+    "model": 1, "corpus": 5, "shards": 10, "mix": 2, "cpt": 2, "sft": 2, "reward": 2, "dpo": 2,
     "kto": 1, "orpo": 1, "ppo": 2, "evaluate": 1, "report": 1,
 }  # fmt: skip
 """Raised by hand when the same config and inputs would give another result: it renews the key."""
@@ -136,11 +136,16 @@ def _model(stage: ModelStage, context: StageContext) -> Outcome:
     from jobs.models import import_model, resolve_source
 
     source = context.inputs["source"].content.below("model").root if context.inputs else stage.source
-    facts = import_model(stage, resolve_source(source), context.content, context.progress)
-    licences = {stage.licence, *_licences(context)}
+    resolved = resolve_source(source)
+    facts = import_model(stage, resolved, context.content, context.progress)
+    # Of this store (an input) or of another one, given by its path: what holds for its model holds for the copy.
+    origin = artifact_around(resolved.origin) if isinstance(resolved.origin, Store) else None
+    record = origin.record if origin else {}
+    licences = {stage.licence, *record.get("licences", [])}
     if len(licences) > 1:
         licences.discard(UNKNOWN_LICENCE)  # the default; the parent's says more
-    return Outcome(counts={"parameters": facts.parameters, "bytes": facts.bytes}, licences=sorted(licences))
+    counts = {"parameters": facts.parameters, "bytes": facts.bytes}
+    return Outcome(counts=counts, licences=sorted(licences), allowed=record.get("allowed"))
 
 
 def _corpus(stage: CorpusStage, context: StageContext) -> Outcome:

@@ -1,7 +1,6 @@
 """`acclimate serve MODEL`: a model as an OpenAI-compatible service, until Ctrl-C or SIGTERM."""
 
 import os
-import re
 import signal
 from pathlib import Path
 from types import FrameType
@@ -21,8 +20,6 @@ if TYPE_CHECKING:
 
 
 API_KEY_VARIABLE = "ACCLIMATE_API_KEY"
-INSIDE_ARTIFACT = re.compile(r"(.*/artifacts/[a-z]+-[0-9a-f]+)/attempts/\d+/model")
-"""The directory that a run prints of its models: what the artifact's record says holds for it too."""
 
 
 class NoKey(UserError):
@@ -95,18 +92,18 @@ def find_served_model(model: str, store: str) -> tuple["Store", str]:
 
     Raises ArtifactNotFound listing what there is, NotServable where its documents may not be served.
     """
-    from cluster.artifacts import find_named
+    from cluster.artifacts import artifact_around, find_named
     from cluster.storage import open_store
     from configs.schema.run import MODEL_KINDS
 
     written_as_path = model.startswith(("s3://", ".", "~")) or "/" in model
     if written_as_path or (Path(model).is_dir() and not _is_named(open_store(store), model)):
         directory = open_store(model)
-        inside = INSIDE_ARTIFACT.fullmatch(directory.root)
-        if inside is None and not directory.exists("artifact.json"):
+        artifact = artifact_around(directory)
+        if artifact is None:
             return directory, Path(model).resolve().name
-        store, _, model = (inside[1] if inside else directory.root).rpartition("/artifacts/")
-    artifact = find_named(open_store(store), model, MODEL_KINDS)
+    else:
+        artifact = find_named(open_store(store), model, MODEL_KINDS)
     if "serve" not in artifact.record.get("allowed", ["serve"]):
         raise NotServable(
             f"{artifact.name} ({artifact.kind}-{artifact.key}) may not be served: it has learnt from documents that are not "

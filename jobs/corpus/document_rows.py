@@ -33,12 +33,15 @@ DOCUMENT_ROWS_SCHEMA = pa.schema(
 those of its segments in all of them. Sorted by document_id, split and row. A completion that a thumb borrows is of the document
 that lends it, with the borrower's prompt before it, so a training document may have held-out rows too."""
 
+DOCUMENTS = "documents/"
+"""Below it are the tables of shards, and of mixes, where a document may be in the tables of several shards."""
+
 FOUND_SCHEMA = pa.schema([("shard", pa.int32()), *DOCUMENT_ROWS_SCHEMA])
 
 
 def documents_file(shard: int) -> str:
     """Not below train/: what training reads, and checks before it, is there."""
-    return f"documents/shard-{shard:05d}.parquet"
+    return f"{DOCUMENTS}shard-{shard:05d}.parquet"
 
 
 def stretches(rows: pa.Table, split: str) -> pa.Table:

@@ -1,7 +1,8 @@
 """Packed rows of several shards artifacts -> one of the same form, in which each has its share of the tokens.
 
+documents of the inputs --none on both sides of the split (crossing.py)-->
 indexes of the inputs --which rows, and where to (shares.py)--> units
-files of the inputs --rows, hash shuffle by shard (mix_files.py)--> {train,heldout}/shard-NNNNN.parquet
+files of the inputs --rows, hash shuffle by shard (mix_files.py)--> {train,heldout,documents}/shard-NNNNN.parquet
                                                  --> {train,heldout}/index.parquet, manifest.json
 
 The driver sees indexes only. A train stage reads the result as it reads what a shards stage made.
@@ -19,6 +20,8 @@ import pyarrow as pa
 from cluster.storage import Store
 from configs.schema.mix import MixStage
 from configs.schema.run import MIXED_ROWS
+from jobs.corpus.crossing import check_apart
+from jobs.corpus.document_rows import DOCUMENTS
 from jobs.corpus.gate import sealed_together
 from jobs.corpus.mix_files import (
     index_table,
@@ -106,10 +109,12 @@ def build_mix(
         inputs: shards artifacts, by their names in the config.
 
     Raises:
-        DataError: inputs do not fit together or are damaged, or a share is less than a row.
+        DataError: inputs do not fit together or are damaged, one trains on what another holds out, or a share is less than
+            a row.
     """
     manifests = {each: inputs[each].read_json("manifest.json") for each in sorted(inputs)}
     check_mixable(name, inputs, manifests)
+    check_apart(name, inputs, manifests, stage.shards, progress, run_partitions)
     indexes = told_apart({split: read_indexes(inputs, manifests, split) for split in SPLITS})
     tokens = tokens_of(indexes["train"])
     choice = choose(tokens, stage.fractions, stage.repeat, stage.choice_seed)
@@ -252,7 +257,7 @@ def _write_manifest(
     summary: MixSummary,
 ) -> None:
     files: dict[str, Any] = {name: entry for report in reports for name, entry in report["files"].items()}
-    written = {name: entry["rows"] for name, entry in files.items()}
+    written = {name: entry["rows"] for name, entry in files.items() if not name.startswith(DOCUMENTS)}
     planned = Counter(shard_name(split, shard) for split, index in rows.items() for shard in index["shard"].to_pylist())
     assert written == planned, (written, planned)
     for split, index in rows.items():

@@ -1,6 +1,6 @@
 """The files of shards that are mixed: what their indexes say, which rows of which file are used, and where each goes.
 
-indexes --> units: a file and what is used of it --rows--> tables by shard --> {train,heldout}/shard-NNNNN.parquet
+indexes --> units: a file and what is used of it --rows--> tables by shard --> {train,heldout,documents}/shard-NNNNN.parquet
 """
 
 from collections import Counter
@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cluster.storage import Store
+from jobs.corpus.document_rows import by_document, documents_file, stretches
 from jobs.corpus.partitions import Read, Report, Write
 from jobs.corpus.schema import INDEX_SCHEMA, ROW_SCHEMA, SPLITS, DataError, read_table, write_table
 from jobs.corpus.shares import Numbers, Placement
@@ -41,10 +42,14 @@ def partition_writer(output: Store) -> Write:
 
     def write(shard: int, rows: pa.Table) -> Report:
         report: Report = {"files": {}}
+        documents = []
         for split in SPLITS:
             chosen = rows.filter(pc.field("split") == split).sort_by("place")
             if chosen.num_rows:
-                put(output, shard_name(split, shard), chosen.select(ROW_SCHEMA.names).cast(ROW_SCHEMA), report["files"])
+                packed = chosen.select(ROW_SCHEMA.names).cast(ROW_SCHEMA)
+                put(output, shard_name(split, shard), packed, report["files"])
+                documents.append(stretches(packed, split))
+        put(output, documents_file(shard), by_document(documents), report["files"])
         return report
 
     return write

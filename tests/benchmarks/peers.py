@@ -19,7 +19,7 @@ from transformers import (
     TrainerCallback,
     TrainingArguments,
 )
-from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
+from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer, pack_dataset
 
 from tests.benchmarks.engines import LEARNING_RATE
 from tests.benchmarks.side_by_side import Turns
@@ -70,12 +70,9 @@ def trl_padded(model: str, documents: list[list[int]], weights: str, turns: Turn
     _sft(model, documents, weights, arguments, turns)
 
 
-def trl_packed(model: str, documents: list[list[int]], rows: int, weights: str, turns: Turns) -> None:
-    """TRL's SFTTrainer with its best-fit-decreasing packing, which keeps documents apart.
-
-    Args:
-        rows: how many packed rows the documents make.
-    """
+def trl_packed(model: str, documents: list[list[int]], weights: str, turns: Turns) -> None:
+    """TRL's SFTTrainer with its best-fit-decreasing packing, which keeps documents apart."""
+    rows = len(pack_dataset(Dataset.from_dict({"input_ids": documents}), CONTEXT, "bfd"))
     packing: dict[str, Any] = {"packing": True, "packing_strategy": "bfd", "max_length": CONTEXT}
     arguments = SFTConfig(**_common(weights, rows, ROWS_PER_MICRO_BATCH), **packing)
     _sft(model, documents, weights, arguments, turns)

@@ -131,7 +131,7 @@ def serve_peer(arguments: argparse.Namespace, turns: Turns) -> None:
     elif arguments.side == "trl_padded":
         peers.trl_padded(model, documents, weights, turns)
     else:
-        peers.trl_packed(model, documents, len(data.packed_documents(model, arguments.documents)), weights, turns)
+        peers.trl_packed(model, documents, weights, turns)
 
 
 def race(peer: str, ours: str, arguments: argparse.Namespace) -> list[Round]:

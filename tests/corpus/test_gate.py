@@ -1,6 +1,7 @@
 """What may be learnt from: licences and confidentiality against allow-lists, in words and in a run."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,14 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from cluster.artifacts import attempt
+from cluster.artifacts import ArtifactNotFound, artifact_around, attempt, find_named
 from cluster.storage import Store
 from configs.schema.gate import Gate, Purpose
 from jobs.corpus.gate import allowed_of, decide, reasons_against, require_purpose, sealed, sealed_together
 from jobs.corpus.schema import DataError, read_table
+from jobs.merging import Part
 from tests.world.command import acclimate, require_refused
+from tests.world.toy_corpus import make_here
 from tests.world.toy_run import ToyRun, write_toy_documents, write_toy_run
 
 FILES = {"train/shard-00000.parquet": {"sha256": "ab", "size": 3}}
@@ -197,6 +200,26 @@ def test_a_model_that_may_not_be_served_is_not(tmp_path: Path) -> None:
     Path(printed).mkdir(parents=True)
     for path in (printed, f"{printed}/", printed.partition("/attempts/")[0]):
         require_refused(acclimate("serve", path), 2, *told)
+
+
+def test_a_copy_of_a_model_may_do_what_the_model_may(tiny_model: Path, tmp_path: Path) -> None:
+    """Also where it comes from another store, by the path that a run has printed."""
+    other = Store(str(tmp_path / "other"))
+    with attempt(other, "cpt", "0123456789abcdef") as own:
+        shutil.copytree(tiny_model, Path(own.content.root) / "model")
+        record = {"name": "secretive", "parents": {}, "licences": ["CC-BY-NC-4.0"], "config": {}, "settings": {}}
+        own.commit({**record, "allowed": ["train"]})
+        printed = own.content.path("model")
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump({
+        "name": "copied", "store": str(tmp_path / "store"), "stages": {"again": {"stage": "model", "source": printed}},
+    }))  # fmt: skip
+    make_here(ToyRun(tmp_path / "run.yaml", Store(str(tmp_path / "store"))))
+    copied = find_named(Store(str(tmp_path / "store")), "again")
+    assert copied.record["allowed"] == ["train"] and copied.record["licences"] == ["CC-BY-NC-4.0"]
+    part = Part(other.below("artifacts", "cpt-0123456789abcdef", "attempts", "000001", "model"), None)
+    assert part.record is not None and part.record["name"] == "secretive"
+    with pytest.raises(ArtifactNotFound, match="never finished"):
+        artifact_around(other.below("artifacts", "cpt-fedcba9876543210", "attempts", "000001", "model"))
 
 
 def test_a_run_without_an_allowed_source_is_refused_before_it_starts(tiny_model: Path, tmp_path: Path) -> None:
