@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from cluster.storage import Store
 from jobs.corpus.document_rows import DOCUMENTS
 from jobs.corpus.partitions import Progress, Read, Report, Write
-from jobs.corpus.schema import DataError, read_table
+from jobs.corpus.schema import DataError, partitions_of, read_table
 
 SIDE_SCHEMA = pa.schema(
     [("partition", pa.int32()), ("document_id", pa.int64()), ("input", pa.int32()), ("heldout", pa.bool_())]
@@ -56,7 +56,7 @@ def check_apart(
         ids = table["document_id"].to_numpy()
         yield pa.table(
             {
-                "partition": np.mod(ids, partitions).astype(np.int32), "document_id": ids,
+                "partition": partitions_of(ids, partitions), "document_id": ids,
                 "input": np.full(len(ids), unit["input"], dtype=np.int32), "heldout": pc.equal(table["split"], "heldout"),
             },
             schema=SIDE_SCHEMA,

@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 
 from configs.schema.corpus import CorpusStage
 from jobs.corpus.dedup import first_of_equals
+from jobs.corpus.schema import partitions_of
 from jobs.corpus.writing import Sorted, set_aside
 
 PARAGRAPH_SCHEMA = pa.schema(
@@ -70,7 +71,7 @@ def repeated(paragraphs: pa.Table, partitions: int) -> pa.Table:
     ordered = paragraphs.sort_by([(name, "ascending") for name in by])
     place = first_of_equals(ordered["key"].to_numpy(zero_copy_only=False))
     held_by = ordered["uri"].take(pa.array(place))
-    of = np.mod(ordered["document_id"].to_numpy(), partitions).astype(np.int32)
+    of = partitions_of(ordered["document_id"].to_numpy(), partitions)
     table = pa.table([pa.array(of), ordered["document_id"], ordered["position"], held_by], schema=GONE_SCHEMA)
     table = table.filter(pa.array(place != np.arange(len(place))))
     return table.sort_by([("document_id", "ascending"), ("position", "ascending")])

@@ -9,6 +9,7 @@ import io
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -114,6 +115,11 @@ class WrittenFile:
 def partition_of(document_id: int, partitions: int) -> int:
     """The file a document belongs to. Its id is a hash already, so its remainder is spread evenly."""
     return document_id % partitions
+
+
+def partitions_of(document_ids: np.ndarray, partitions: int) -> np.ndarray:
+    """`partition_of` every one, int32."""
+    return np.mod(document_ids, partitions).astype(np.int32)
 
 
 def document_id_of(sha256: str) -> int:

@@ -6,18 +6,20 @@ whose hash is recorded.
 
 import functools
 import hashlib
+import importlib
 import logging
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import orjson
 import pyarrow as pa
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
+from transformers.tokenization_utils_tokenizers import TokenizersBackend
 
 from cluster.storage import Store
 from configs.schema.corpus import ShardsStage
@@ -46,6 +48,8 @@ class TokenizerFiles:
     files: tuple[tuple[str, bytes], ...]
     """(name, content), sorted by name; Python files among them where they are trusted."""
     trust_remote_code: bool = False
+    kind: str | None = None
+    """module:name of the tokenizer's class, where it is known (`with_kind`)."""
 
     @functools.cached_property
     def sha256(self) -> str:
@@ -69,12 +73,38 @@ def load_tokenizer(files: TokenizerFiles) -> PreTrainedTokenizerBase:
     with tempfile.TemporaryDirectory(prefix="acclimate-tokenizer-") as directory:
         for name, content in files.files:
             Path(directory, name).write_bytes(content)
-        tokenizer = AutoTokenizer.from_pretrained(
-            directory, local_files_only=True, trust_remote_code=files.trust_remote_code
-        )
+        if files.kind is None:
+            from transformers import AutoTokenizer  # takes torch along: three seconds
+
+            tokenizer = AutoTokenizer.from_pretrained(
+                directory, local_files_only=True, trust_remote_code=files.trust_remote_code
+            )
+        else:
+            module, _, name = files.kind.partition(":")
+            tokenizer = getattr(importlib.import_module(module), name).from_pretrained(directory, local_files_only=True)
     # "Token indices sequence length is longer than the maximum": packing cuts or counts what is too long.
     logging.getLogger("transformers.tokenization_utils_base").setLevel(logging.ERROR)
     return tokenizer
+
+
+def with_kind(files: TokenizerFiles) -> TokenizerFiles:
+    """The same files with the class that AutoTokenizer finds for them, so that workers need not find it and import torch.
+
+    Without it where the class is not transformers' own, or makes another tokenizer when it is called by itself.
+    """
+    found = load_tokenizer(files)
+    kind = type(found)
+    if files.trust_remote_code or not kind.__module__.startswith("transformers."):
+        return files
+    told = replace(files, kind=f"{kind.__module__}:{kind.__qualname__}")
+    return told if _described(load_tokenizer(told)) == _described(found) is not None else files
+
+
+def _described(tokenizer: PreTrainedTokenizerBase) -> tuple[Any, ...] | None:
+    """All that makes ids of texts and conversations; None where that is more than a tokenizer.json and a template."""
+    if not isinstance(tokenizer, TokenizersBackend):
+        return None
+    return tokenizer.backend_tokenizer.to_str(), tokenizer.chat_template, tokenizer.special_tokens_map
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,8 @@ from configs.schema.gate import Gate
 from jobs.corpus.document_rows import by_document, documents_file, stretches, tokens_by_source
 from jobs.corpus.gate import reasons_against, sealed, terms_of
 from jobs.corpus.partitions import Progress, Read, Report, Write, add_counts, run_partitions
-from jobs.corpus.schema import INDEX_SCHEMA, SPLITS, DataError, partition_of, read_table, write_table
-from jobs.corpus.segments import TokenizerFiles, load_tokenizer, read_tokenizer_files
+from jobs.corpus.schema import INDEX_SCHEMA, SPLITS, DataError, partitions_of, read_table, write_table
+from jobs.corpus.segments import TokenizerFiles, load_tokenizer, read_tokenizer_files, with_kind
 from jobs.corpus.shard_rows import KEPT, build_rows, check_kind, index_of
 from jobs.corpus.template import check_template, end_token_ids
 from jobs.corpus.writing import set_aside
@@ -100,7 +100,7 @@ def build_shards(
     end_id = document_end_id(stage, tokenizer)
 
     units = [{"name": name, **file} for name, file in manifest["files"].items() if name.startswith(SPLITS)]
-    write = partition_writer(stage, output, files, ends, end_id)
+    write = partition_writer(stage, output, with_kind(files), ends, end_id)
     reports = run_partitions(
         units, partition_reader(stage, corpus), write, stage.shards, f"shards ({stage.rows})", progress
     )
@@ -132,11 +132,9 @@ def partition_reader(stage: ShardsStage, corpus: Store) -> Read:
         documents = read_table(corpus, unit["name"], unit["sha256"], READ_COLUMNS)
         wanted, unused = KEPT[stage.rows]
         documents = documents.filter(wanted).drop_columns([*unused, "judged_as"])
-        shard = [partition_of(document_id.as_py(), stage.shards) for document_id in documents["document_id"]]
+        shard = partitions_of(documents["document_id"].to_numpy(), stage.shards)
         split = [unit["name"].partition("/")[0]] * documents.num_rows
-        yield documents.append_column("partition", pa.array(shard, pa.int32())).append_column(
-            "split", pa.array(split, pa.string())
-        )
+        yield documents.append_column("partition", pa.array(shard)).append_column("split", pa.array(split, pa.string()))
 
     return read
 

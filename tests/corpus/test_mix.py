@@ -2,15 +2,12 @@
 
 import hashlib
 import io
-import random
 import signal
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import yaml
@@ -18,14 +15,10 @@ import yaml
 from cluster.artifacts import attempt
 from cluster.storage import Store
 from configs.schema.gate import Gate
-from configs.schema.mix import MixStage
 from configs.schema.run import ModelStage, Run
-from jobs.corpus import mix
-from jobs.corpus.document_rows import DOCUMENT_ROWS_SCHEMA, DOCUMENTS, by_document, documents_file, stretches
 from jobs.corpus.gate import sealed
-from jobs.corpus.mix import MixSummary, build_mix, check_mixable
-from jobs.corpus.partitions import Read, Report, Write
-from jobs.corpus.schema import INDEX_SCHEMA, ROW_SCHEMA, DataError, read_table, write_table
+from jobs.corpus.mix import check_mixable
+from jobs.corpus.schema import INDEX_SCHEMA, DataError
 from jobs.corpus.segments import read_tokenizer_files
 from jobs.models import import_model, resolve_source
 from jobs.pipeline import plan_run
@@ -33,93 +26,13 @@ from jobs.preflight.origin import ContextTooLong
 from jobs.preflight.rows import context_of
 from jobs.preflight.stages import foresee
 from jobs.train.reader import RowReader, read_index, verify_shards
+from tests.corpus.mixes import CONTEXT, STAGE, entry, mixed, stored, three_inputs, write_shards
 from tests.world.toy_run import ToyRun
-
-CONTEXT = 64
-
-
-def write_shards(below: Store, source: str, count: int, heldout: int = 4, **manifest: Any) -> Store:
-    """A shards artifact in two files of each split, with rows of 8 to 64 tokens that say where they are from."""
-    generator = np.random.Generator(np.random.Philox(len(source)))
-    files: dict[str, Any] = {}
-    documents: dict[int, list[pa.Table]] = {0: [], 1: []}
-    for split, total in (("train", count), ("heldout", heldout)):
-        index = []
-        for shard in range(2):
-            own = [packed_row(generator, 1000 * len(source) + number, split) for number in range(shard, total, 2)]
-            index += [[shard, row, len(it["input_ids"]), sum(it["weights"]), source] for row, it in enumerate(own)]
-            packed = pa.Table.from_pylist(own, schema=ROW_SCHEMA)
-            files |= entry(below, f"{split}/shard-{shard:05d}.parquet", packed)
-            documents[shard].append(stretches(packed, split))
-        columns = zip(*index, strict=True)
-        arrays = [pa.array(column, field.type) for column, field in zip(columns, INDEX_SCHEMA, strict=True)]
-        files |= entry(below, f"{split}/index.parquet", pa.table(arrays, schema=INDEX_SCHEMA))
-    for shard, tables in documents.items():
-        files |= entry(below, documents_file(shard), by_document(tables))
-    told = {"rows": "text", "context": CONTEXT, "tokenizer_sha256": "t", "template_sha256": None, **manifest}
-    told["gate"] = sealed(Gate(), {"public CC0-1.0": count}, files)
-    below.write_json("manifest.json", {**told, "files": files})
-    return below
-
-
-def packed_row(generator: np.random.Generator, document: int, split: str) -> dict[str, Any]:
-    length = int(generator.integers(8, CONTEXT + 1))
-    document = document if split == "train" else -document - 1
-    return {
-        "input_ids": generator.integers(3, 100, length).tolist(), "weights": [0.0] + [1.0] * (length - 1),
-        "segment_lengths": [length], "document_ids": [document],
-    }  # fmt: skip
-
-
-def entry(store: Store, name: str, table: pa.Table) -> dict[str, Any]:
-    written = write_table(store, name, table)
-    return {name: {"sha256": written.sha256, "size": written.size, "rows": written.rows}}
-
-
-def run_here(order: int) -> Any:
-    """`run_partitions` in this process, with rows that arrive in a random order."""
-
-    def run(units: list[dict[str, Any]], read: Read, write: Write, partitions: int, *_: object) -> list[Report]:
-        rows = pa.concat_tables([table for unit in units for table in read(unit)])
-        rows = rows.take(random.Random(order).sample(range(rows.num_rows), rows.num_rows))
-        shards = [rows.filter(pc.field("partition") == shard) for shard in range(partitions)]
-        return [write(shard, table) for shard, table in enumerate(shards) if table.num_rows]
-
-    return run
-
-
-def mixed(
-    monkeypatch: pytest.MonkeyPatch, inputs: dict[str, Store], output: Store, order: int = 0, **stage: Any
-) -> tuple[MixSummary, list[str]]:
-    """A mix that is made in this process, and what was said."""
-    monkeypatch.setattr(mix, "run_partitions", run_here(order))
-    said: list[str] = []
-    built = MixStage.model_validate({"stage": "mix", "shards": 3, **stage})
-    return build_mix("blend", built, inputs, output, lambda *_: None, said.append), said
 
 
 @pytest.fixture
 def inputs(tmp_path: Path) -> dict[str, Store]:
-    store = Store(str(tmp_path / "inputs"))
-    return {
-        name: write_shards(store.below(name), name, rows)
-        for name, rows in (("papers", 30), ("wiki", 200), ("general", 80))
-    }
-
-
-STAGE = {"shares": {"papers": 0.7, "wiki": 0.3}, "replay": {"shards": "general"}}
-
-
-def stored(store: Store, split: str) -> list[dict[str, Any]]:
-    """All packed rows in the order of the index."""
-    index = pq.read_table(io.BytesIO(store.read(split, "index.parquet"))).to_pylist()
-    files = {number: read_rows(store, split, number) for number in {row["shard"] for row in index}}
-    assert Counter(row["shard"] for row in index) == {number: len(rows) for number, rows in files.items()}
-    return [{**row, **files[row["shard"]][row["row"]]} for row in index]
-
-
-def read_rows(store: Store, split: str, number: int) -> list[dict[str, Any]]:
-    return pq.read_table(io.BytesIO(store.read(split, f"shard-{number:05d}.parquet"))).to_pylist()
+    return three_inputs(tmp_path)
 
 
 def test_a_mix_is_a_shards_artifact_of_the_rows_of_its_inputs(
@@ -209,44 +122,6 @@ def test_what_does_not_fit_is_named(inputs: dict[str, Store], tmp_path: Path, mo
     with pytest.raises(DataError, match=f"{name} is damaged"):
         mixed(monkeypatch, inputs, output, **STAGE)
     assert not output.exists("manifest.json")
-
-
-def test_documents_are_found_in_the_rows_of_a_mix(
-    inputs: dict[str, Store], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    output = Store(str(tmp_path / "out"))
-    mixed(monkeypatch, inputs, output, **STAGE)
-    told = Counter()
-    for name, written in output.read_json("manifest.json")["files"].items():
-        if name.startswith(DOCUMENTS):
-            table = read_table(output, name, written["sha256"])
-            for each in table.to_pylist():
-                found = read_rows(output, each["split"], int(name[-13:-8]))[each["row"]]
-                assert found["document_ids"] == [each["document_id"]] and len(found["input_ids"]) == each["tokens"]
-                told[each["split"]] += each["rows"]
-    assert told == {split: len(stored(output, split)) for split in ("train", "heldout")}
-
-
-def test_what_one_input_holds_out_none_trains_on(
-    inputs: dict[str, Store], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    held = write_shards(Store(str(tmp_path / "held")), "papers", 30)
-    manifest = held.read_json("manifest.json")
-    for shard in range(2):
-        name = documents_file(shard)
-        rows = read_table(held, name, manifest["files"][name]["sha256"]).to_pylist()
-        # As if a corpus with another seed held these out; within one input that may be.
-        rows = [
-            {**row, "document_id": -row["document_id"] - 1 if row["document_id"] < 0 else row["document_id"]}
-            for row in rows
-        ]
-        manifest["files"] |= entry(held, name, pa.Table.from_pylist(rows, schema=DOCUMENT_ROWS_SCHEMA))
-    manifest["gate"] = sealed(Gate(), {"public CC0-1.0": 30}, manifest["files"])
-    held.write_json("manifest.json", manifest)
-    out = Store(str(tmp_path / "out"))
-    mixed(monkeypatch, {"held": held, "wiki": inputs["wiki"]}, out, shares={"held": 0.5, "wiki": 0.5})
-    with pytest.raises(DataError, match="4 documents that held holds out are trained on in papers.*heldout_fraction"):
-        mixed(monkeypatch, {"held": held, "papers": inputs["papers"]}, out, shares={"papers": 0.5, "held": 0.5})
 
 
 def finished(store: Store, key: str, count: int = 3, licence: str = "CC0-1.0", **manifest: Any) -> None:

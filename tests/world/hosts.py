@@ -21,6 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from cluster.session import IDLE_WORKER_S
 from tests.world.conditions import kill_process, wait_for
 from tests.world.host import CHECKOUT, Host
 from tests.world.network import Switch, Wire, held_by_this_process
@@ -197,6 +198,7 @@ class SeparatedHosts:
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": self._token,
             "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_idle_worker_killing_time_threshold_ms": str(1000 * IDLE_WORKER_S),
         }
 
 
