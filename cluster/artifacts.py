@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from cluster import kill_points
@@ -27,8 +28,9 @@ from configs.errors import UserError
 KEY_CHARACTERS = 16
 """64 bits of sha256: a collision among a million artifacts has probability 3e-8."""
 
-INSIDE_ARTIFACT = re.compile(rf"(.+)/artifacts/([a-z]+)-([0-9a-f]{{{KEY_CHARACTERS}}})(?:/.*)?")
+INSIDE_ARTIFACT = re.compile(rf"(.*)/artifacts/([a-z]+)-([0-9a-f]{{{KEY_CHARACTERS}}})(?:/.*)?")
 """A store, and kind and key of one of its artifacts."""
+S3 = "s3://"
 
 
 class ArtifactNotFound(UserError, LookupError):
@@ -147,11 +149,15 @@ def artifact_around(directory: Store) -> Artifact | None:
 
     Raises ArtifactNotFound where that has no record.
     """
-    inside = INSIDE_ARTIFACT.fullmatch(directory.root)
+    if directory.root.startswith(S3):
+        place = S3 + re.sub("/+", "/", directory.root.removeprefix(S3))
+    else:
+        place = str(Path(directory.root).resolve())  # without links and ..
+    inside = INSIDE_ARTIFACT.fullmatch(place)
     if inside is None:
         return None
     root, kind, key = inside.groups()
-    found = find_artifact(Store(root), kind, key)
+    found = find_artifact(Store(root or "/"), kind, key)
     if found is None:
         raise ArtifactNotFound(f"{directory.root} lies in an artifact that was never finished, or was removed since")
     return found

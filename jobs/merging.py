@@ -92,7 +92,11 @@ def merge_into_artifact(store: Store, name: str, adapter: Part, base: Part) -> A
 
     parts = {"adapter": adapter, "base": base}
     parents = {role: f"{part.artifact.kind}-{part.artifact.key}" for role, part in parts.items() if part.artifact}
-    config = {"merged": {role: _digest(part.directory) for role, part in parts.items() if part.artifact is None}}
+    loose = {role: part for role, part in parts.items() if part.artifact is None}
+    config: dict[str, Any] = {"merged": {role: _digest(part.directory) for role, part in loose.items()}}
+    licences, allowed = _licences(parts), allowed_of(part.record or {} for part in parts.values())
+    if any(part.record for part in loose.values()):  # the same files from elsewhere may do something else
+        config["terms"] = {"licences": licences, "allowed": [*allowed]}
     key = artifact_key("model", MERGE_VERSION, config, parents)
     began = time.time()
     if find_artifact(store, "model", key) is None:
@@ -102,8 +106,8 @@ def merge_into_artifact(store: Store, name: str, adapter: Part, base: Part) -> A
                 "name": name, "run": "merge", "stage_version": MERGE_VERSION, "config": config,
                 "settings": {"how": how, **{role: part.directory.root for role, part in parts.items()}},
                 "parents": parents, "seed": None,
-                "versions": versions(), "started_at": began, "metrics": {}, "counts": {}, "licences": _licences(parts),
-                "allowed": [*allowed_of(part.record or {} for part in parts.values())],
+                "versions": versions(), "started_at": began, "metrics": {}, "counts": {}, "licences": licences,
+                "allowed": [*allowed],
             })  # fmt: skip
     done = find_artifact(store, "model", key)
     assert done is not None, key

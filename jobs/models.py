@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from cluster.artifacts import artifact_around
 from cluster.storage import FileInfo, Store
 from configs.schema.run import ARTIFACT_PREFIX, ModelStage
 from jobs.added_tokens import add_to_tokenizer, extend_weights, write_tokenizer
@@ -86,6 +87,15 @@ def source_fingerprint(source: str) -> str:
     Raises ModelError.
     """
     return pinned_commit(source) if source.startswith(PREFIX) else resolve_source(source).fingerprint
+
+
+def source_terms(source: str) -> dict[str, Any]:
+    """`terms` of the artifact that a source is a part of: the same files from elsewhere may do something else.
+
+    Raises ModelError, and ArtifactNotFound where it was never finished.
+    """
+    origin = None if source.startswith(PREFIX) else artifact_around(source_directory(source))
+    return {"terms": {name: origin.record.get(name) for name in ("licences", "allowed")}} if origin else {}
 
 
 def source_directory(source: str) -> Store:

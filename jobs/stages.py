@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cluster.artifacts import Artifact, Attempt, ancestors, artifact_around, find_artifact
+from cluster.artifacts import Artifact, Attempt, ancestors, find_artifact
 from cluster.storage import Store
 from configs.errors import Stopped
 from configs.schema.corpus import CorpusStage, ShardsStage
@@ -72,16 +72,19 @@ def identity(stage: Stage, seed: int) -> dict[str, Any]:
         config.pop(key, None)
     match stage:
         case ModelStage():
-            from jobs.models import source_fingerprint, template_text
+            from jobs.models import source_fingerprint, source_terms, template_text
 
             if not stage_inputs(stage):
                 config["source"] = source_fingerprint(stage.source)
+                config |= source_terms(stage.source)
             if stage.chat_template is not None:
                 config["chat_template"] = template_text(stage.chat_template)
         case CorpusStage():
             from jobs.corpus.inputs import find_inputs
 
             config["inputs"] = [[file.uri, file.size, file.fingerprint] for file in find_inputs(stage, Path.cwd())]
+            if config["repeated_paragraphs"] is None:
+                del config["repeated_paragraphs"]  # corpora from before it keep their keys
             for key in ("near_duplicates", "decontamination"):
                 (config.get(key) or {}).pop("against", None)  # inputs too
         case TrainStage():
@@ -133,19 +136,16 @@ def trusts_code(store: Store, model: Artifact) -> bool:
 
 
 def _model(stage: ModelStage, context: StageContext) -> Outcome:
-    from jobs.models import import_model, resolve_source
+    from jobs.models import import_model, resolve_source, source_terms
 
     source = context.inputs["source"].content.below("model").root if context.inputs else stage.source
-    resolved = resolve_source(source)
-    facts = import_model(stage, resolved, context.content, context.progress)
-    # Of this store (an input) or of another one, given by its path: what holds for its model holds for the copy.
-    origin = artifact_around(resolved.origin) if isinstance(resolved.origin, Store) else None
-    record = origin.record if origin else {}
-    licences = {stage.licence, *record.get("licences", [])}
+    terms = source_terms(source).get("terms", {})
+    facts = import_model(stage, resolve_source(source), context.content, context.progress)
+    licences = {stage.licence, *(terms.get("licences") or [])}
     if len(licences) > 1:
         licences.discard(UNKNOWN_LICENCE)  # the default; the parent's says more
     counts = {"parameters": facts.parameters, "bytes": facts.bytes}
-    return Outcome(counts=counts, licences=sorted(licences), allowed=record.get("allowed"))
+    return Outcome(counts=counts, licences=sorted(licences), allowed=terms.get("allowed"))
 
 
 def _corpus(stage: CorpusStage, context: StageContext) -> Outcome:

@@ -22,8 +22,10 @@ class NearDuplicates(Node):
 class RepeatedParagraphs(Node):
     """Paragraphs of texts that several documents of this corpus share: notices, abouts, quotes. The first document keeps them.
 
-    A paragraph is what stands between empty lines; of a text without any, a line. Case and spaces make no difference. A
-    document that has nothing of its own is set aside; of the others id and sha256 stay those of the whole text.
+    First is the order of the sources, whatever may be learnt from them: put those that may be used for everything first. A
+    paragraph is what stands between empty lines; of a text without any, a line. Case and spaces make no difference. A document
+    that has hardly anything of its own is set aside, one with a paragraph of its own stays, however short; of those that stay
+    id and sha256 are still those of the whole text.
     """
 
     minimum_characters: PositiveInt = Field(

@@ -13,6 +13,7 @@ from configs.errors import Stopped, UserError
 from jobs.cli.places import StoreOption, store_root
 
 if TYPE_CHECKING:
+    from cluster.artifacts import Artifact
     from cluster.storage import Store
     from configs.schema.run import Cluster
     from configs.schema.serving import Serving
@@ -102,14 +103,25 @@ def find_served_model(model: str, store: str) -> tuple["Store", str]:
         artifact = artifact_around(directory)
         if artifact is None:
             return directory, Path(model).resolve().name
-    else:
-        artifact = find_named(open_store(store), model, MODEL_KINDS)
+        _require_allowed(artifact)
+        whole = directory.exists("artifact.json")
+        return artifact.content.below("model") if whole else directory, artifact.name
+    artifact = find_named(open_store(store), model, MODEL_KINDS)
+    _require_allowed(artifact)
+    return artifact.content.below("model"), artifact.name
+
+
+def _require_allowed(artifact: "Artifact") -> None:
+    """Raises NotServable where it is no language model, or has learnt from what may not be served."""
+    from configs.schema.run import MODEL_KINDS
+
+    if artifact.kind not in MODEL_KINDS:
+        raise NotServable(f"{artifact.name} is of kind {artifact.kind}; what can be served is {', '.join(MODEL_KINDS)}")
     if "serve" not in artifact.record.get("allowed", ["serve"]):
         raise NotServable(
             f"{artifact.name} ({artifact.kind}-{artifact.key}) may not be served: it has learnt from documents that are not "
             f"allowed to be (`gate.serve`); `acclimate lineage {artifact.name}` shows which licences it comes from"
         )
-    return artifact.content.below("model"), artifact.name
 
 
 def _is_named(store: "Store", model: str) -> bool:

@@ -60,7 +60,7 @@ class CorpusSummary:
     stripped: dict[str, int]
     """Characters that were taken out of texts that stay: page layout by kind, and repeated paragraphs."""
     personal: dict[str, int]
-    """Placeholders that stand for personal data and secrets, by kind."""
+    """Placeholders that stand for personal data and secrets, by kind; in repeated paragraphs that were taken out, too."""
     canary_recall: dict[str, float]
     """Share of made-up values of each kind, planted beside the corpus, that the same rules found in this run."""
     quarantined: dict[str, int]

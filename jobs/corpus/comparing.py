@@ -100,7 +100,8 @@ def _compare(
     ]
     index += [IndexFile(output.root, name, entry["sha256"], len(near.against)) for name, entry in files.items()]
     found = find_clusters(index, near.similarity, output, stage.partitions, progress)
-    return {**found, "files": files | {CLUSTERS: found.pop("file")}}
+    clusters = found.pop("file")
+    return {**found, "files": files | {CLUSTERS: clusters}}
 
 
 def _without_paragraphs(

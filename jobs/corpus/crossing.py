@@ -64,8 +64,10 @@ def check_apart(
 
     def write(partition: int, rows: pa.Table) -> Report:
         del partition
-        held = rows.filter(rows["heldout"]).select(["document_id", "input"])
-        trained = rows.filter(pc.invert(rows["heldout"])).select(["document_id", "input"])
+        held, trained = (
+            rows.filter(side).group_by(["document_id", "input"]).aggregate([])  # a document has several stretches
+            for side in (rows["heldout"], pc.invert(rows["heldout"]))
+        )
         # Within one input a document may be on both sides on purpose (jobs/corpus/document_rows.py).
         both = held.join(trained, "document_id", join_type="inner", right_suffix="_trained")
         both = both.filter(pc.not_equal(both["input"], both["input_trained"]))

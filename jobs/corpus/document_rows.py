@@ -12,6 +12,7 @@ none of all of them: whoever looks a document up opens the table of its shard on
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -105,10 +106,7 @@ def rows_of_documents(shards: Store, ids: Iterable[int]) -> pa.Table:
         DataError: the artifact is damaged, or older than these tables.
     """
     manifest = shards.read_json("manifest.json")
-    count = shard_count(shards, manifest)
-    wanted: dict[int, set[int]] = {}
-    for document in ids:
-        wanted.setdefault(partition_of(document, count), set()).add(document)
+    wanted = _tables_of(shards, manifest, set(ids))
     found = [FOUND_SCHEMA.empty_table()]
     for shard, documents in sorted(wanted.items()):
         entry = manifest["files"].get(documents_file(shard))
@@ -118,6 +116,18 @@ def rows_of_documents(shards: Store, ids: Iterable[int]) -> pa.Table:
         table = table.filter(pc.is_in(table["document_id"], pa.array(documents, pa.int64())))
         found.append(table.add_column(0, FOUND_SCHEMA.field("shard"), pa.array([shard] * table.num_rows, pa.int32())))
     return pa.concat_tables(found).combine_chunks()
+
+
+def _tables_of(shards: Store, manifest: Mapping[str, Any], ids: set[int]) -> dict[int, set[int]]:
+    """Which documents to look for in the table of which shard: of a mix, for all of them in every table."""
+    if "shares" in manifest:
+        names = [name for name in manifest["files"] if name.startswith(DOCUMENTS)]
+        return {int(name.removesuffix(".parquet")[-5:]): ids for name in names}
+    count = shard_count(shards, manifest)
+    wanted: dict[int, set[int]] = {}
+    for document in ids:
+        wanted.setdefault(partition_of(document, count), set()).add(document)
+    return wanted
 
 
 def shard_count(shards: Store, manifest: Mapping[str, object]) -> int:

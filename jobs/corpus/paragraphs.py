@@ -1,6 +1,6 @@
 """Paragraphs that several texts of a corpus share: the first document keeps them, the others lose them.
 
-    documents --> key of every long paragraph --by key--> all but the first of a key --by document--> texts without them
+    documents --> key of every long paragraph --by key--> all but those of its first document --by document--> texts without
 
 A key is half of a sha256, so that no two paragraphs of any corpus have the same. First is the order of the sources, then of the
 uris, then of the text: what stays follows from the data alone.
@@ -12,7 +12,6 @@ uris, then of the text: what stays follows from the data alone.
 import hashlib
 from collections.abc import Container
 
-import numpy as np
 import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -51,7 +50,7 @@ def paragraphs_of(documents: pa.Table, minimum_characters: int, partitions: int)
     columns = [texts[name].to_pylist() for name in ("text", "document_id", "source_order", "uri")]
     for text, document_id, source_order, uri in zip(*columns, strict=True):
         for position, paragraph in enumerate(text.split(_separator(text))):
-            if len(paragraph) >= minimum_characters:
+            if is_long(paragraph, minimum_characters):
                 key = _key(paragraph)
                 rows.append((int.from_bytes(key[:4]) % partitions, key, document_id, position, source_order, uri))
     arrays = zip(*rows, strict=True) if rows else [[] for _ in PARAGRAPH_SCHEMA]
@@ -62,7 +61,7 @@ def paragraphs_of(documents: pa.Table, minimum_characters: int, partitions: int)
 
 
 def repeated(paragraphs: pa.Table, partitions: int) -> pa.Table:
-    """GONE_SCHEMA: all but the first of every key, in the order of documents and positions.
+    """GONE_SCHEMA: of every key all that is not in its first document, in the order of documents and positions.
 
     Args:
         paragraphs: PARAGRAPH_SCHEMA in any order; a key that is here is here with all of its documents.
@@ -73,7 +72,8 @@ def repeated(paragraphs: pa.Table, partitions: int) -> pa.Table:
     held_by = ordered["uri"].take(pa.array(place))
     of = partitions_of(ordered["document_id"].to_numpy(), partitions)
     table = pa.table([pa.array(of), ordered["document_id"], ordered["position"], held_by], schema=GONE_SCHEMA)
-    table = table.filter(pa.array(place != np.arange(len(place))))
+    keeper = ordered["document_id"].to_numpy()[place]  # a refrain stays where it is
+    table = table.filter(pa.array(keeper != ordered["document_id"].to_numpy()))
     return table.sort_by([("document_id", "ascending"), ("position", "ascending")])
 
 
@@ -107,13 +107,17 @@ def _rest(text: str, lost: Container[int], stage: CorpusStage) -> str | None:
     assert stage.repeated_paragraphs is not None
     separator = _separator(text)
     stay = [paragraph for position, paragraph in enumerate(text.split(separator)) if position not in lost]
-    rest = separator.join(stay).strip()
-    has_own = any(len(paragraph) >= stage.repeated_paragraphs.minimum_characters for paragraph in stay)
-    return rest if has_own or len(rest) >= max(stage.cleaning.minimum_characters, 1) else None
+    rest = separator.join(stay).strip("\n")
+    has_own = any(is_long(paragraph, stage.repeated_paragraphs.minimum_characters) for paragraph in stay)
+    return rest if has_own or is_long(rest, max(stage.cleaning.minimum_characters, 1)) else None
 
 
 def _is_text(documents: pa.Table) -> pa.ChunkedArray:
     return pc.and_(pc.is_null(documents["messages"]), pc.is_null(documents["judgement"]))
+
+
+def is_long(paragraph: str, minimum_characters: int) -> bool:
+    return len(paragraph.strip()) >= minimum_characters
 
 
 def _separator(text: str) -> str:

@@ -8,7 +8,7 @@ import pytest
 
 from cluster.storage import Store
 from configs.schema.gate import Gate
-from jobs.corpus.document_rows import DOCUMENT_ROWS_SCHEMA, DOCUMENTS, documents_file
+from jobs.corpus.document_rows import DOCUMENT_ROWS_SCHEMA, DOCUMENTS, documents_file, rows_of_documents
 from jobs.corpus.gate import sealed
 from jobs.corpus.schema import DataError, read_table
 from tests.corpus.mixes import STAGE, entry, mixed, read_rows, stored, three_inputs, write_shards
@@ -26,6 +26,11 @@ def test_documents_are_found_in_the_rows_of_a_mix(tmp_path: Path, monkeypatch: p
                 found = read_rows(output, each["split"], int(name[-13:-8]))[each["row"]]
                 assert found["document_ids"] == [each["document_id"]] and len(found["input_ids"]) == each["tokens"]
                 told[each["split"]] += each["rows"]
+    known = [row["document_ids"][0] for row in stored(output, "train")][:3]
+    found = rows_of_documents(output, known).to_pylist()
+    assert {row["document_id"] for row in found} == set(known)
+    for row in found:
+        assert read_rows(output, row["split"], row["shard"])[row["row"]]["document_ids"] == [row["document_id"]]
     assert told == {split: len(stored(output, split)) for split in ("train", "heldout")}
 
 
@@ -41,6 +46,7 @@ def test_what_one_input_holds_out_none_trains_on(tmp_path: Path, monkeypatch: py
             {**row, "document_id": -row["document_id"] - 1 if row["document_id"] < 0 else row["document_id"]}
             for row in rows
         ]
+        rows += [{**row, "row": row["row"] + 5} for row in rows]  # in several stretches
         manifest["files"] |= entry(held, name, pa.Table.from_pylist(rows, schema=DOCUMENT_ROWS_SCHEMA))
     manifest["gate"] = sealed(Gate(), {"public CC0-1.0": 30}, manifest["files"])
     held.write_json("manifest.json", manifest)

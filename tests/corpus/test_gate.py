@@ -198,7 +198,10 @@ def test_a_model_that_may_not_be_served_is_not(tmp_path: Path) -> None:
     require_refused(acclimate("serve", "secretive", "--store", store.root), 2, *told)
     printed = f"{store.root}/artifacts/cpt-0123456789abcdef/attempts/000001/model"
     Path(printed).mkdir(parents=True)
-    for path in (printed, f"{printed}/", printed.partition("/attempts/")[0]):
+    (tmp_path / "link").symlink_to(printed)
+    around = f"{store.root}/artifacts/sft-0123456789abcdef/../cpt-0123456789abcdef/attempts/000001/model"
+    Path(store.root, "artifacts/sft-0123456789abcdef").mkdir()
+    for path in (printed, f"{printed}/", printed.partition("/attempts/")[0], str(tmp_path / "link"), around):
         require_refused(acclimate("serve", path), 2, *told)
 
 

@@ -108,6 +108,24 @@ def test_what_is_short_stays(tmp_path: Path) -> None:
     assert texts(store)["web.jsonl#2"] == own("zinc")
 
 
+def test_a_refrain_stays_and_so_does_indentation(tmp_path: Path) -> None:
+    song = f"    {own('iron')}\n\n{NOTICE}\n\n{own('zinc')}\n\n{NOTICE}"
+    sources = {"web": [{"text": song}, {"text": f"    {own('lead')}\n\n{NOTICE}\n\n{' ' * 120}\n\n{NOTICE}"}]}
+    path = write_jsonl(tmp_path / "web.jsonl", sources["web"])
+    stage = CorpusStage.model_validate(
+        {
+            "stage": "corpus", "partitions": 2, "heldout_fraction": 0, "repeated_paragraphs": {},
+            "sources": {"web": {"path": str(path), "licence": "CC0-1.0"}},
+            "cleaning": {"minimum_characters": 60, "collapse_whitespace": False},
+        }
+    )  # fmt: skip
+    build_corpus(stage, Store(str(tmp_path / "corpus")), lambda *_: None)
+    assert texts(Store(str(tmp_path / "corpus"))) == {
+        "web.jsonl#1": song,
+        "web.jsonl#2": f"    {own('lead')}\n\n{' ' * 120}",
+    }
+
+
 def test_questions_repeat_each_other_on_purpose(tmp_path: Path) -> None:
     rows = [
         {"messages": [{"role": "user", "content": NOTICE}, {"role": "assistant", "content": own(name)}]}
@@ -122,7 +140,7 @@ def test_questions_repeat_each_other_on_purpose(tmp_path: Path) -> None:
 def test_every_paragraph_is_there_once_in_any_order_of_files(tmp_path: Path, seed: int) -> None:
     generator = random.Random(seed)
     pool = [own(f"{seed}-{number}") for number in range(40)]
-    rows: list[Any] = [{"text": "\n\n".join(generator.choices(pool, k=generator.randint(1, 6)))} for _ in range(60)]
+    rows: list[Any] = [{"text": "\n\n".join(generator.sample(pool, k=generator.randint(1, 6)))} for _ in range(60)]
     _, store = build(tmp_path / "one", {"a": rows[:20], "b": rows[20:]})
     kept = [part for text in texts(store).values() for part in text.split("\n\n")]
     assert sorted(kept) == sorted({part for row in rows for part in row["text"].split("\n\n")})
