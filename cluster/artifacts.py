@@ -30,7 +30,6 @@ KEY_CHARACTERS = 16
 
 INSIDE_ARTIFACT = re.compile(rf"(.*)/artifacts/([a-z]+)-([0-9a-f]{{{KEY_CHARACTERS}}})(?:/.*)?")
 """A store, and kind and key of one of its artifacts."""
-S3 = "s3://"
 
 
 class ArtifactNotFound(UserError, LookupError):
@@ -149,8 +148,8 @@ def artifact_around(directory: Store) -> Artifact | None:
 
     Raises ArtifactNotFound where that has no record.
     """
-    if directory.root.startswith(S3):
-        place = S3 + re.sub("/+", "/", directory.root.removeprefix(S3))
+    if directory.is_s3:
+        place = re.sub("(?<!:)/+", "/", directory.root)
     else:
         place = str(Path(directory.root).resolve())  # without links and ..
     inside = INSIDE_ARTIFACT.fullmatch(place)

@@ -54,8 +54,9 @@ START_TIMEOUT_WORDS = "timed out during startup"
 """Ray's limit of 30 s is a constant (ray/_private/node.py) and its error a bare Exception; a busy machine needs longer."""
 
 IDLE_WORKER_S = 30
-"""How long a worker process of a local Ray waits for work. Ray ends those beyond one a CPU after a second; a stage of Ray Data
-then starts seven of them for every step of it, which on two cores is eleven seconds where its work is half a second."""
+"""How long a worker process of a local Ray waits for work. Ray ends those beyond one a CPU after a second, and the next step of
+a stage of Ray Data then starts its workers, and imports all that they need, anew."""
+
 SUBMITTED_JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Ray sets it for the driver of a submitted job (ray/_private/runtime_env/constants.py), whose working directory and
 environment are already everywhere and must not be given twice."""
