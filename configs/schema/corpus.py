@@ -84,7 +84,7 @@ class CorpusStage(Node):
     heldout_fraction: Fraction = 0.02
     split_seed: int = 0
     partitions: FileCount = Field(
-        default=8, description="Number of output files; a document's file is hash(id) mod this."
+        default=8, description="Number of output files; a document's file is its id, a hash, mod this."
     )
 
 
@@ -126,7 +126,9 @@ class ShardsStage(Node):
         default=None, description="Token that closes a document when `rows: text`; default: the tokenizer's EOS."
     )
     shards: FileCount = Field(
-        default=8, description="Number of output shards; a document's shard is hash(id) mod this."
+        default=8,
+        description="Number of output shards; a document's shard is its id mod this. As many as the corpus has `partitions`, or "
+        "a divisor of them, are made file by file, without a shuffle.",
     )
 
     fast_tokenizer: Literal["auto", "off"] = recorded_only(

@@ -190,8 +190,8 @@ class PpoStage(Node):
     )
     critic: str | None = Field(
         default=None,
-        description="Stage or artifact the critic starts from, with the score head of a reward model as its first values; "
-        "default: `model`, with a head of zeros.",
+        description="Stage or artifact the critic starts from, e.g. a reward model; its head starts at 0 (a reward model's means "
+        "something at an answer's end only); `algorithm.critic_warmup_steps` lets it learn first. Default: `model`.",
     )
     steps: PositiveInt | None = Field(default=None, description="Default: `epochs` over the prompts.")
     epochs: float | None = Field(default=None, gt=0)

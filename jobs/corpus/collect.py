@@ -1,6 +1,6 @@
 """Sources -> the corpus: cleaned, deduplicated, split documents with source and licence.
 
-    input files --read, clean--> candidates --by hash(id)--> exact duplicates, contamination -> split -> files --> manifest
+    input files --read, clean--> candidates --by id------> exact duplicates, contamination -> split -> files --> manifest
                                                               `-> near-duplicates, shared paragraphs (comparing.py) -'
                 --as they were found, and when--> collected.parquet (jobs/corpus/provenance.py)
 
@@ -114,7 +114,12 @@ def build_corpus(
         )
     files = {name: entry for report in reports for name, entry in report["files"].items()} | near.pop("files", {})
     write_collected(stage, inputs, output, datetime.now(UTC))
-    manifest = {**asdict(summary), "files": files, "inputs": [_lasting(file) for file in inputs]}
+    manifest = {
+        **asdict(summary),
+        "partitions": stage.partitions,
+        "files": files,
+        "inputs": [_lasting(file) for file in inputs],
+    }
     output.write_json("manifest.json", {**manifest, "near_duplicates": near} if near else manifest)
     return summary
 

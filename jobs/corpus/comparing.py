@@ -18,7 +18,7 @@ from cluster.storage import Store
 from configs.schema.corpus import CorpusStage
 from configs.schema.duplicates import NearDuplicates
 from jobs.corpus.contamination import Contamination
-from jobs.corpus.near import CLUSTERS, IndexFile, describe, find_clusters, index_of
+from jobs.corpus.near import CLUSTERS, IndexFile, clusters_of, describe, find_clusters, index_of
 from jobs.corpus.paragraphs import GONE_SCHEMA, PARAGRAPH_SCHEMA, paragraphs_of, repeated, without_repeated
 from jobs.corpus.partitions import Progress, Read, Report, run_each, run_partitions
 from jobs.corpus.schema import read_table, write_table
@@ -59,15 +59,13 @@ def build_compared(
     if stage.near_duplicates is not None:
         found = _compare(stage, stage.near_duplicates, sorted_out, output, progress, earlier)
         kill_points.reach("corpus_clustered")
-    clusters = found["files"][CLUSTERS]["sha256"] if found else None
+    parts = found.pop("parts", None)
 
     def left(unit: Report) -> Sorted:
         partition = kept(unit, output)
-        return (
-            partition
-            if clusters is None
-            else without_near_duplicates(partition, read_table(output, CLUSTERS, clusters))
-        )
+        if parts is None:
+            return partition
+        return without_near_duplicates(partition, clusters_of(unit["number"], parts, output))
 
     def write(unit: Report, partition: Sorted) -> Report:
         report = write_partition(unit["number"], partition, stage, output)

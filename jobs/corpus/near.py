@@ -3,6 +3,7 @@
     part of the corpus --describe--> near/part-NNNNN: id, rank among its like, signature       (one file a partition)
     near/ of this and of earlier corpora --band keys, hash shuffle--> equal keys meet --> work/pairs-NNNNN
     pairs --compared by their signatures--> components, kept and dropped --> near/clusters.parquet          (one task)
+                                                                         --> work/clusters-NNNNN: those of some partitions
 
 Every step is a function of its input files, so a task that is done twice writes the same bytes twice. Equal keys are joined as
 a star and a chain (each document with the first and with the one before it), two pairs a document however many meet.
@@ -13,6 +14,7 @@ a star and a chain (each document with the first and with the one before it), tw
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -27,7 +29,7 @@ from cluster.storage import Store
 from jobs.corpus.dedup import first_of_equals
 from jobs.corpus.minhash import ALGORITHM, HASHES, band_keys, signatures, similarity
 from jobs.corpus.partitions import Progress, Report, run_partitions
-from jobs.corpus.schema import DataError, read_table, write_table
+from jobs.corpus.schema import DataError, partitions_of, read_table, write_table
 
 MEMBER_SCHEMA = pa.schema(
     [
@@ -55,6 +57,8 @@ PAIR_SCHEMA = pa.schema([("a", pa.int64()), ("b", pa.int64())])
 """Ids of two documents that have an equal key, a < b."""
 
 CLUSTERS = "near/clusters.parquet"
+CLUSTER_PARTS = 512
+"""Most files that the clusters are cut into for the tasks of the partitions, each of which reads one."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +108,7 @@ def index_of(corpus: Store, name: str, age: int) -> list[IndexFile]:
 def find_clusters(
     files: Sequence[IndexFile], similar: float, output: Store, partitions: int, progress: Progress
 ) -> Report:
-    """Writes CLUSTERS below `output` and returns its entry in the manifest with counts.
+    """Writes CLUSTERS below `output` and returns its entry in the manifest with counts, and `parts`: what `clusters_of` reads.
 
     Args:
         files: the members; those of the last age are the corpus that is being made.
@@ -127,7 +131,7 @@ def find_clusters(
 
     reports = run_partitions(units, read, write, partitions, "near-duplicates", progress)
     names = {name: sha256 for report in reports for name, sha256 in report["files"].items()}
-    found: Report = ray.get(_cluster_task.remote(list(files), names, similar, output))
+    found: Report = ray.get(_cluster_task.remote(list(files), names, similar, output, partitions))
     return {**found, "compared": sum(report["counts"]["compared"] for report in reports)}
 
 
@@ -145,11 +149,13 @@ def _pairs(keys: np.ndarray, documents: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 
 @ray.remote(num_cpus=1)
-def _cluster_task(files: list[IndexFile], pairs: dict[str, str], similar: float, output: Store) -> Report:
-    return cluster(files, pairs, similar, output)
+def _cluster_task(
+    files: list[IndexFile], pairs: dict[str, str], similar: float, output: Store, partitions: int
+) -> Report:
+    return cluster(files, pairs, similar, output, partitions)
 
 
-def cluster(files: list[IndexFile], pairs: dict[str, str], similar: float, output: Store) -> Report:
+def cluster(files: list[IndexFile], pairs: dict[str, str], similar: float, output: Store, partitions: int) -> Report:
     """Compares the pairs, joins what is alike, and decides who stays.
 
     In one process: about 4 kB for each document in a pair, where clusters have four (tests/benchmarks/corpus_speed.py).
@@ -167,13 +173,36 @@ def cluster(files: list[IndexFile], pairs: dict[str, str], similar: float, outpu
     by = [ids, -members["characters"].to_numpy(), members["source_order"].to_numpy(), members["age"].to_numpy()]
     rank = np.lexsort(by)
     clusters = _decide(members, left, right, rank, newest)
-    written = write_table(output, CLUSTERS, clusters)
+    written, parts = write_table(output, CLUSTERS, clusters), _write_parts(clusters, partitions, output)
     kill_points.reach("corpus_clustering")
     sizes = np.unique(clusters["cluster_id"].to_numpy(), return_counts=True)[1]
     return {
-        "file": written.entry, "algorithm": ALGORITHM,
+        "file": written.entry, "parts": parts, "algorithm": ALGORITHM,
         "alike": len(left), "clusters": int((sizes > 1).sum()), "largest": int(sizes.max(initial=0)),
     }  # fmt: skip
+
+
+def _write_parts(clusters: pa.Table, partitions: int, output: Store) -> dict[str, str]:
+    """sha256 of each part by its name; CLUSTER_SCHEMA of the documents of every CLUSTER_PARTS-th partition."""
+    part = partitions_of(clusters["document_id"].to_numpy(), partitions) % CLUSTER_PARTS
+    order = np.argsort(part, kind="stable")
+    ordered, numbers = clusters.take(pa.array(order)), np.unique(part)
+    bounds = np.searchsorted(part[order], [*numbers, CLUSTER_PARTS]).tolist()
+    parts: dict[str, str] = {}
+    for number, (start, stop) in zip(numbers.tolist(), pairwise(bounds), strict=True):
+        file = write_table(output, _part_name(number), ordered.slice(start, stop - start))
+        parts[file.name] = file.sha256
+    return parts
+
+
+def clusters_of(partition: int, parts: dict[str, str], output: Store) -> pa.Table:
+    """CLUSTER_SCHEMA with all rows of this partition's documents."""
+    name = _part_name(partition % CLUSTER_PARTS)
+    return read_table(output, name, parts[name]) if name in parts else CLUSTER_SCHEMA.empty_table()
+
+
+def _part_name(number: int) -> str:
+    return f"work/clusters-{number:05d}.parquet"
 
 
 def _members(files: list[IndexFile], paired: np.ndarray, newest: int) -> pa.Table:

@@ -6,6 +6,7 @@ makes the files byte-equal on any number of machines.
 
 import hashlib
 import io
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,6 +90,10 @@ ROW_GROUP_ROWS = 4096
 """A reader holds one row group: about 8 MB of abstracts, or 4 M packed tokens."""
 
 
+MOST_READS = 4
+"""Of a corpus file: as many cost what it costs to send its rows through a shuffle."""
+
+
 class DataError(UserError, ValueError):
     """The data cannot become what the config asks for; the message says where and how to mend it. Exit code 2."""
 
@@ -120,6 +125,20 @@ def partition_of(document_id: int, partitions: int) -> int:
 def partitions_of(document_ids: np.ndarray, partitions: int) -> np.ndarray:
     """`partition_of` every one, int32."""
     return np.mod(document_ids, partitions).astype(np.int32)
+
+
+def number_of(name: str) -> int:
+    """Of the partition or shard that is in this file."""
+    return int(name.removesuffix(".parquet")[-5:])
+
+
+def reads_a_file(partitions: int, shards: int) -> int | None:
+    """How often each file of a corpus is read where its shards are made without a shuffle; None where that is too often.
+
+    A document of file f is in a shard s with s = f modulo the greatest common divisor of both counts: if they are equal, s = f.
+    """
+    reads = shards // math.gcd(partitions, shards)
+    return reads if reads <= MOST_READS else None
 
 
 def document_id_of(sha256: str) -> int:

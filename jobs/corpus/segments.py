@@ -163,6 +163,8 @@ def without_lone_tokens(segments: Segments, context: int) -> Segments:
     offsets = ids.offsets.to_numpy()
     lengths = np.diff(offsets)
     lone = lengths % context == 1
+    if not lone.any():
+        return segments
     kept = np.ones(offsets[-1] - offsets[0], dtype=bool)
     kept[offsets[1:][lone] - offsets[0] - 1] = False
     shorter = pa.array(np.concatenate([[0], np.cumsum(lengths - lone)]), pa.int32())
@@ -171,7 +173,9 @@ def without_lone_tokens(segments: Segments, context: int) -> Segments:
         "weights": pa.ListArray.from_arrays(shorter, pa.array(weights.flatten().to_numpy()[kept])),
         "document_id": segments.table["document_id"],
     }
-    table = pa.table(columns, schema=SEGMENT_SCHEMA).filter(pa.array(lengths > lone)).combine_chunks()
+    table = pa.table(columns, schema=SEGMENT_SCHEMA)
+    if not (lengths > lone).all():  # a filter copies all lists
+        table = table.filter(pa.array(lengths > lone)).combine_chunks()
     counts = segments.counts + Counter(lone_tokens=int(lone.sum()))
     return replace(segments, table=table, counts=counts)
 

@@ -1,13 +1,12 @@
 """The corpus -> packed rows for one tokenizer and one template.
 
-corpus files --by hash(id)--> per shard: sort by id -> tokenise -> pack --> {train,heldout}/shard-NNNNN.parquet
+corpus files --by id--> per shard: sort by id -> tokenise -> pack --> {train,heldout}/shard-NNNNN.parquet
                               (judged answers: whole examples; prompts) --> documents/shard-NNNNN.parquet: who is in which rows
                                                                         --> {train,heldout}/index.parquet, manifest.json
 """
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -19,16 +18,13 @@ from configs.schema.corpus import ShardsStage
 from configs.schema.gate import Gate
 from jobs.corpus.document_rows import by_document, documents_file, stretches, tokens_by_source
 from jobs.corpus.gate import reasons_against, sealed, terms_of
-from jobs.corpus.partitions import Progress, Read, Report, Write, add_counts, run_partitions
-from jobs.corpus.schema import INDEX_SCHEMA, SPLITS, DataError, partitions_of, read_table, write_table
+from jobs.corpus.partitions import Progress, Report, Write, add_counts
+from jobs.corpus.schema import INDEX_SCHEMA, SPLITS, DataError, number_of, write_table
 from jobs.corpus.segments import TokenizerFiles, load_tokenizer, read_tokenizer_files, with_kind
-from jobs.corpus.shard_rows import KEPT, build_rows, check_kind, index_of
+from jobs.corpus.shard_documents import made_of_documents
+from jobs.corpus.shard_rows import build_rows, check_kind, index_of
 from jobs.corpus.template import check_template, end_token_ids
 from jobs.corpus.writing import set_aside
-
-READ_COLUMNS = [
-    "document_id", "text", "messages", "judged_as", "judgement", "uri", "source", "sha256", "licence", "confidentiality",
-]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -101,9 +97,7 @@ def build_shards(
 
     units = [{"name": name, **file} for name, file in manifest["files"].items() if name.startswith(SPLITS)]
     write = partition_writer(stage, output, with_kind(files), ends, end_id)
-    reports = run_partitions(
-        units, partition_reader(stage, corpus), write, stage.shards, f"shards ({stage.rows})", progress
-    )
+    reports = made_of_documents(stage, corpus, units, manifest.get("partitions"), write, progress)
     counts = add_counts(reports, "counts")
     summary = ShardsSummary(
         rows=stage.rows,
@@ -114,7 +108,7 @@ def build_shards(
         truncated=counts.get("truncated", 0),
         lost_tokens=counts.get("lost_tokens", 0),
         lone_tokens=counts.get("lone_tokens", 0),
-        left_out=manifest["train"] + manifest["heldout"] - counts["documents"],
+        left_out=manifest["train"] + manifest["heldout"] - counts.get("documents", 0),
         quarantined=add_counts(reports, "quarantined"),
         tokenizer_sha256=files.sha256,
         template_sha256=_template_sha256(tokenizer),
@@ -123,20 +117,6 @@ def build_shards(
     _check_something_is_learnt(stage, summary)
     _write_manifest(stage, reports, output, summary)
     return summary
-
-
-def partition_reader(stage: ShardsStage, corpus: Store) -> Read:
-    """Reads one corpus file and gives every document its shard."""
-
-    def read(unit: dict[str, Any]) -> Iterator[pa.Table]:
-        documents = read_table(corpus, unit["name"], unit["sha256"], READ_COLUMNS)
-        wanted, unused = KEPT[stage.rows]
-        documents = documents.filter(wanted).drop_columns([*unused, "judged_as"])
-        shard = partitions_of(documents["document_id"].to_numpy(), stage.shards)
-        split = [unit["name"].partition("/")[0]] * documents.num_rows
-        yield documents.append_column("partition", pa.array(shard)).append_column("split", pa.array(split, pa.string()))
-
-    return read
 
 
 def partition_writer(
@@ -240,7 +220,7 @@ def _index_table(files: dict[str, Any], reports: list[Report], split: str) -> pa
     assert len(names) == len(indexes), f"{len(names)} files of {split}, {len(indexes)} indexes"
     rows: dict[str, list[Any]] = {name: [] for name in INDEX_SCHEMA.names}
     for name, index in zip(names, indexes, strict=True):
-        shard, count = int(name.removesuffix(".parquet")[-5:]), len(index["tokens"])
+        shard, count = number_of(name), len(index["tokens"])
         rows["shard"] += [shard] * count
         rows["row"] += range(count)
         for column in ("tokens", "weight", "source"):

@@ -58,7 +58,7 @@ def without_near_duplicates(partition: Sorted, clusters: pa.Table) -> Sorted:
     """Sets aside what is like a document that stays; what stays is split with its cluster.
 
     Args:
-        clusters: CLUSTER_SCHEMA (jobs/corpus/near.py), of the whole corpus.
+        clusters: CLUSTER_SCHEMA (jobs/corpus/near.py) by id, of this partition's documents and perhaps of others.
     """
     documents = partition.documents
     ids, known = documents["document_id"].to_numpy(), clusters["document_id"].to_numpy()

@@ -1,7 +1,7 @@
 """Hours of preparing a corpus and its shards on nodes that need not be there.
 
     CorpusWork x Nodes: read --shuffle--> partitions --> (near-duplicates) --> [StepTime]
-    ShardsWork x Nodes: read the corpus --shuffle--> tokens, packed --> [StepTime]
+    ShardsWork x Nodes: read the corpus (--shuffle-->) tokens, packed --> [StepTime]
 
 Pure functions. A step takes what its cores, its longest task, the network, the store or the disks need, whichever is longest; the
 steps come one after the other.
@@ -12,7 +12,17 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import NamedTuple
 
-from jobs.estimate.corpus_rates import BANDS, HELD, KEY_ROW_BYTES, KINDS, MAX_READ_BLOCKS, PACKINGS, RATES
+from jobs.corpus.schema import SPLITS
+from jobs.estimate.corpus_rates import (
+    BANDS,
+    CLUSTER_PARTS,
+    HELD,
+    KEY_ROW_BYTES,
+    KINDS,
+    MAX_READ_BLOCKS,
+    PACKINGS,
+    RATES,
+)
 from jobs.estimate.corpus_work import (
     CorpusWork,
     Nodes,
@@ -68,7 +78,7 @@ def corpus_steps(work: CorpusWork, nodes: Nodes) -> list[StepTime]:
     steps.append(each_partition("exact duplicates, kept for later", text / RATES["keep"], passing))
     steps.append(each_partition("MinHash signatures", text / RATES["describe"]))
     steps += _cluster_steps(volumes.documents, work.partitions, nodes)
-    read_clusters = work.partitions * clusters_file_bytes(volumes.documents, nodes)
+    read_clusters = work.partitions / cluster_parts(work.partitions) * clusters_file_bytes(volumes.documents, nodes)
     clusters = Moved(store=volumes.stored + read_clusters)
     seconds = text / RATES["write_kept"] + read_clusters / RATES["clusters_read"]
     tasks = min(work.partitions, MAX_READ_BLOCKS)
@@ -77,14 +87,22 @@ def corpus_steps(work: CorpusWork, nodes: Nodes) -> list[StepTime]:
 
 def shards_steps(work: ShardsWork, nodes: Nodes) -> list[StepTime]:
     volumes = shards_volumes(work, nodes)
-    read = Moved(store=work.text * HELD["stored_share"])
-    longest = fullest(work.partitions)
+    if work.reads is None:
+        times, tasks, longest = 1, work.partitions, fullest(work.partitions)
+        readers, shuffle = (
+            len(SPLITS) * work.corpus_partitions,
+            _shuffle("shuffle by shard", volumes, work.partitions, nodes),
+        )
+    else:
+        times, tasks, longest = work.reads, min(work.partitions, MAX_READ_BLOCKS), 1
+        readers, shuffle = work.partitions, []
+    read = Moved(store=times * work.text * HELD["stored_share"])
     told, rate = ("tokenise through the template", "conversations") if work.rendered else ("tokenise", "tokenise")
     return [
-        step("read the corpus", work.text / RATES["shard_read"], min(work.files, MAX_READ_BLOCKS), nodes, read),
-        *_shuffle("shuffle by shard", volumes, work.partitions, nodes),
-        step(told, work.text / RATES[rate], work.partitions, nodes, longest=longest),
-        step("pack, write", work.text / RATES["pack"], work.partitions, nodes, Moved(store=volumes.stored), longest),
+        step("read the corpus", times * work.text / RATES["shard_read"], min(readers, MAX_READ_BLOCKS), nodes, read),
+        *shuffle,
+        step(told, work.text / RATES[rate], tasks, nodes, longest=longest),
+        step("pack, write", work.text / RATES["pack"], tasks, nodes, Moved(store=volumes.stored), longest),
         step("index of rows, by the driver", rows_of(work) / RATES["index"], 1, nodes),
     ]
 
@@ -141,6 +159,11 @@ def _cluster_steps(documents: float, partitions: int, nodes: Nodes) -> Iterator[
     yield from _shuffle("shuffle by key", replace(volumes, shuffled=volumes.rows), partitions, nodes)
     yield step("pairs that meet", keys / RATES["pairs"], partitions, nodes, longest=fullest(partitions))
     yield step("clusters of near-duplicates, in one task", paired / RATES["cluster"], 1, nodes)
+
+
+def cluster_parts(partitions: int) -> int:
+    """Files that the clusters are cut into, of which the task of a partition reads one."""
+    return min(partitions, CLUSTER_PARTS)
 
 
 def clusters_file_bytes(documents: float, nodes: Nodes) -> float:

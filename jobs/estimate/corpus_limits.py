@@ -3,8 +3,8 @@
     work x Nodes --needs of each limit--> the size at which it is met --smallest first--> mended, looked at again --> Broken, ...
 
 Where what is held, and read off the code: a partition in one task (jobs/corpus/writing.py, shard_rows.py), pairs by key and all
-clusters in one task (near.py), clusters again in every task (collect.py), pieces of a shuffle and the index of rows on the driver
-(Ray Data's ShuffleMapOp; shards.py).
+clusters in one task (near.py), a part of the clusters again in every task (comparing.py), pieces of a shuffle and the index of
+rows on the driver (Ray Data's ShuffleMapOp; shards.py).
 """
 
 import math
@@ -12,7 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from jobs.estimate.corpus import fullest
+from jobs.corpus.schema import MOST_READS
+from jobs.estimate.corpus import cluster_parts, fullest
 from jobs.estimate.corpus_rates import BANDS, HELD, KEY_ROW_BYTES, SHA256_BYTES, TASK_SHARE
 from jobs.estimate.corpus_work import CorpusWork, Nodes, ShardsWork, corpus_volumes, rows_of, shards_volumes, tokens_of
 
@@ -35,7 +36,7 @@ PARTITION, STRINGS, TOKENS, KEYS = (
 PIECES, SPILLED, CLUSTER, CLUSTERS, INDEX = (
     "memory of the driver: the pieces of the shuffle", "disks of the nodes: what the object stores spill",
     "memory of a node: all clusters of near-duplicates in one task",
-    "memory of a node: the clusters once more in every task", "memory of the driver: the index of packed rows",
+    "memory of a node: a part of the clusters in every task", "memory of the driver: the index of packed rows",
 )  # fmt: skip
 BY_PARTITIONS = (PARTITION, STRINGS, TOKENS, KEYS)
 """More partitions mend these."""
@@ -93,8 +94,13 @@ def prospect(work: Work, nodes: Nodes) -> Prospect:
 
 def with_enough_partitions(work: Work, nodes: Nodes) -> Work:
     """With the fewest, in two digits and no fewer than it has, with which none of BY_PARTITIONS is met; with MOST_PARTITIONS
-    where even these are too few."""
-    steps = (int(base * 10**power) for power in range(6) for base in (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8))
+    where even these are too few. Shards: if possible a divisor or a multiple of the corpus's partitions, without a shuffle."""
+    steps = [int(base * 10**power) for power in range(6) for base in (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8)]
+    if isinstance(work, ShardsWork):
+        whole = work.corpus_partitions
+        unshuffled = [number for number in range(1, whole) if whole % number == 0]
+        unshuffled += [times * whole for times in range(1, MOST_READS + 1) if times * whole <= MOST_PARTITIONS]
+        steps = unshuffled + steps
     needs = {what: need for what, need in _needs_of(work, nodes).items() if what in BY_PARTITIONS}
     for partitions in (work.partitions, *(number for number in steps if number > work.partitions), MOST_PARTITIONS):
         more = replace(work, partitions=min(partitions, MOST_PARTITIONS))
@@ -109,8 +115,9 @@ def limits_of(work: Work, nodes: Nodes, chosen: bool = False) -> list[Limit]:
     Args:
         chosen: the partitions are as many as are needed, at every size that is looked at.
     """
+    mends = MENDS | SHARDS_MENDS if isinstance(work, ShardsWork) else MENDS
     return [
-        Limit(what, needed(work, nodes), has, breaks_from(work, nodes, needed, has, chosen), MENDS[what])
+        Limit(what, needed(work, nodes), has, breaks_from(work, nodes, needed, has, chosen), mends[what])
         for what, (needed, has) in _needs_of(work, nodes).items()
     ]
 
@@ -136,13 +143,17 @@ def breaks_from(work: Work, nodes: Nodes, needed: Needs, has: float, chosen: boo
 def _needs_of(work: Work, nodes: Nodes) -> dict[str, tuple[Needs, float]]:
     driver, node = nodes.task_bytes, nodes.task_bytes
     if isinstance(work, ShardsWork):
-        return {
+        shards: dict[str, tuple[Needs, float]] = {
             PARTITION: (_shard_bytes, node),
             TOKENS: (lambda work, _: TOKEN_BYTES * tokens_of(work) / work.partitions, TOKEN_BYTES * MOST_OF_INT32),
-            PIECES: (lambda work, nodes: _pieces(shards_volumes(work, nodes).maps, work.partitions), driver),
-            SPILLED: (lambda work, nodes: shards_volumes(work, nodes).spilled / nodes.cluster.nodes, nodes.assumed.disk_bytes),
             INDEX: (lambda work, _: HELD["index_bytes_a_row"] * rows_of(work), driver),
         }  # fmt: skip
+        if work.reads is None:
+            shards[PIECES] = (lambda work, nodes: _pieces(shards_volumes(work, nodes).maps, work.partitions), driver)
+            shards[SPILLED] = (
+                lambda work, nodes: shards_volumes(work, nodes).spilled / nodes.cluster.nodes, nodes.assumed.disk_bytes,
+            )  # fmt: skip
+        return shards
     found: dict[str, tuple[Needs, float]] = {
         PARTITION: (_partition_bytes, node),
         STRINGS: (_string_bytes, MOST_OF_INT32),
@@ -174,6 +185,10 @@ def _partition_bytes(work: CorpusWork, nodes: Nodes) -> float:
 
 
 def _shard_bytes(work: ShardsWork, nodes: Nodes) -> float:
+    if work.reads is not None:
+        rows = shards_volumes(work, nodes).rows
+        tasks = min(nodes.cluster.cores, max(1.0, work.partitions / nodes.cluster.nodes))
+        return tasks * (rows / work.corpus_partitions + rows / work.partitions * (1 + HELD["pack_peak"]))
     return held_by_tasks(shards_volumes(work, nodes).rows, HELD["pack_peak"], work.partitions, nodes)
 
 
@@ -195,7 +210,7 @@ def _cluster_bytes(work: CorpusWork, nodes: Nodes) -> float:
 def _clusters_bytes(work: CorpusWork, nodes: Nodes) -> float:
     rows = corpus_volumes(work, nodes).documents * nodes.assumed.paired_share
     tasks = min(nodes.cluster.cores, max(1.0, work.partitions / nodes.cluster.nodes))
-    return tasks * rows * HELD["clusters_bytes_a_row"]
+    return tasks * rows / cluster_parts(work.partitions) * HELD["clusters_bytes_a_row"]
 
 
 def _pieces(maps: int, partitions: int) -> float:
@@ -211,6 +226,8 @@ MENDS = {
     "shuffle_input_bytes=...), fewer partitions, or a head with more memory",
     SPILLED: "larger disks below Ray's temporary directory, or more nodes",
     CLUSTER: "more memory, or `near_duplicates: null`; no other setting helps",
-    CLUSTERS: "more memory a core, or `near_duplicates: null`; no other setting helps",
+    CLUSTERS: "more memory a core, up to 512 partitions, or `near_duplicates: null`",
     INDEX: "a larger `context`, several shards stages, or a driver with more memory",
 }
+UNSHUFFLED = "`shards`: as many as the corpus has partitions, or a divisor of them"
+SHARDS_MENDS = {PIECES: UNSHUFFLED, SPILLED: UNSHUFFLED}

@@ -8,6 +8,7 @@ Pure functions. Nothing is taken away on the way: what duplicates, rules and gat
 import math
 from dataclasses import dataclass, replace
 
+from jobs.corpus.schema import reads_a_file
 from jobs.estimate.corpus_rates import (
     HELD,
     KINDS,
@@ -106,8 +107,7 @@ class ShardsWork:
     """A shards stage."""
 
     text: float
-    files: int
-    """Of the corpus."""
+    corpus_partitions: int
     partitions: int
     """`shards`."""
     context: int
@@ -117,6 +117,11 @@ class ShardsWork:
     @property
     def size(self) -> float:
         return self.text
+
+    @property
+    def reads(self) -> int | None:
+        """Of every corpus file, where nothing is shuffled (jobs/corpus/shard_documents.py)."""
+        return reads_a_file(self.corpus_partitions, self.partitions)
 
     def scaled(self, factor: float) -> "ShardsWork":
         return replace(self, text=self.text * factor)
@@ -159,6 +164,8 @@ def corpus_volumes(work: CorpusWork, nodes: Nodes) -> Volumes:
 def shards_volumes(work: ShardsWork, nodes: Nodes) -> Volumes:
     documents = work.text / nodes.assumed.document_bytes
     found = volumes_of(documents, work.text + documents * HELD["shard_row_bytes_beside_text"], nodes)
+    if work.reads is not None:
+        found = replace(found, shuffled=0, spilled=0, maps=0)
     return replace(found, stored=tokens_of(work) * HELD["stored_bytes_a_token"])
 
 

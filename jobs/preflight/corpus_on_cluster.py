@@ -31,7 +31,6 @@ from jobs.estimate.corpus_work import (
     shards_volumes,
 )
 
-SPLITS = 2
 NOT_HERE_BYTES = 1e9
 """Of a source that is not here, in the mix of those whose sizes together are assumed."""
 
@@ -72,10 +71,8 @@ def estimate_preparation(run: Run, nodes: Nodes) -> list[PreparationEstimate]:
         if isinstance(stage, ShardsStage):
             corpus = found[stage.corpus].work
             assert isinstance(corpus, CorpusWork), stage.corpus
-            files = SPLITS * corpus.partitions
-            found[name] = _estimate(
-                name, ShardsWork(corpus.text, files, stage.shards, stage.context, stage.rows != "text"), nodes
-            )
+            work = ShardsWork(corpus.text, corpus.partitions, stage.shards, stage.context, stage.rows != "text")
+            found[name] = _estimate(name, work, nodes)
     if not found:
         raise UserError(
             f"--on {nodes.cluster}: no stage of {run.name} prepares a corpus or shards; for models give GPUs, e.g. --on 8xH100"

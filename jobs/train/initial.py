@@ -6,6 +6,7 @@ parameter names --where_from--> StoredTensor | NewTensor --set_initial--> the ro
 
 import hashlib
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -60,17 +61,19 @@ def where_from(
     """Where the values of every parameter come from. Raises WeightsError where the directory does not fit.
 
     Args:
-        head: what the model gives; it decides what a head starts from that the directory does not have.
+        head: what the model gives; it decides what a new head starts from. That of values is always new.
     """
     on_disk = list_tensors(model)
     new = {name: _adapter_start(name, shape) for name, shape in shapes.items() if LORA_PART.match(name)}
-    if SCORE_NAME in shapes and SCORE_NAME not in on_disk:
+    if SCORE_NAME in shapes and (head == "values" or SCORE_NAME not in on_disk):
         # As in "Learning to summarize" (Stiennon et al. 2020): scores of about unit size at the start, and values of 0, so
-        # that the first advantages are the rewards and no noise of a head that knows nothing yet.
+        # that the first advantages are the rewards and no noise of a head that knows nothing yet. A reward model's head knows
+        # nothing either but at an answer's end: inside of SmolLM2's answers it gave 3.7 where scores were -0.1.
         deviation = 0.0 if head == "values" else (shapes[SCORE_NAME][1] + 1) ** -0.5
         new[SCORE_NAME] = NewTensor(SCORE_NAME, shapes[SCORE_NAME], deviation)
     wanted = {checkpoint_name(name): shape for name, shape in shapes.items() if name not in new}
-    ignorable = ALWAYS_IGNORABLE if "lm_head.weight" in wanted else (*ALWAYS_IGNORABLE, r"^lm_head\.weight$")
+    unused = {"lm_head.weight", *({SCORE_NAME} & {*new})} - {*wanted}
+    ignorable = (*ALWAYS_IGNORABLE, *(f"^{re.escape(name)}$" for name in sorted(unused)))
     check_tensors(wanted, on_disk, ignorable, model.root)
     return {name: new[name] if name in new else on_disk[checkpoint_name(name)] for name in shapes}
 

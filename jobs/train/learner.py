@@ -62,8 +62,7 @@ class LearnerSpec:
     compile: bool = False
     trust_remote_code: bool = False
     head: Head = "logprobs"
-    """scores, values: a new head of one row where the model directory has none, drawn from `seed` for scores and 0 for
-    values. A critic may so start from a reward model."""
+    """scores: a new head of one row where the model directory has none, drawn from `seed`; values: always a new one, of 0."""
     seed: int = 0
     lora: Lora | None = None
     adapter: Store | None = None
@@ -97,7 +96,7 @@ class Learner:
         module = build_on_meta(self.config, spec.trust_remote_code, spec.head, spec.lora, master_type)
         shapes = {name: tuple(parameter.shape) for name, parameter in module.named_parameters()}
         self.stored = where_from(spec.model, shapes | nf4_shapes(module), spec.head)
-        judges = spec.head == "values" or (spec.head == "scores" and spec.optimizer is None)
+        judges = spec.head == "scores" and spec.optimizer is None
         self.scale = read_scale(spec.model) if judges else None
         trained = {name: shapes[name] for name, parameter in module.named_parameters() if parameter.requires_grad}
         self.continued = trained_before(spec.adapter, spec.lora, trained) if spec.adapter and spec.lora else {}
@@ -140,14 +139,15 @@ class Learner:
         """Without gradient: fp32 (W,) log-probabilities of the batch's weighted targets or values before them, or (S,)
         scores of its segments.
 
-        Nothing is dropped out. A frozen scorer, and a critic that starts from one, are on the scale of its reward.json.
+        Nothing is dropped out. A frozen scorer is on the scale of its reward.json.
 
         Args:
             temperature: the sampler's; it divides the logits.
         """
         self.sharded.before_forward()
         with without_dropout(self.sharded.module):
-            return self._scaled(self.sharded.module(batch.to(self.device), temperature).values)
+            values = self.sharded.module(batch.to(self.device), temperature).values
+        return values if self.scale is None else self.scale.normalised(values)
 
     def forward_backward(
         self,
@@ -173,13 +173,10 @@ class Learner:
                 contribution = loss_function.function(outputs.values, outputs.entropy_K, batch)
             else:
                 outputs = self.sharded.module(batch, temperature)
-                contribution = loss_function(self._scaled(outputs.values), batch)
+                contribution = loss_function(outputs.values, batch)
             contribution.loss.backward()
             sums = added(sums, contribution, mean_of(outputs.entropy_K))
         return sums
-
-    def _scaled(self, values: Tensor) -> Tensor:
-        return values if self.scale is None else self.scale.normalised(values)
 
     def sum_over_ranks(self, value: float) -> float:
         """The sum of a number over all ranks, in fp64."""

@@ -85,8 +85,8 @@ def clusters(texts: list[str], work: Path) -> dict[str, Any]:
     index = write_table(output, "near/part-00000.parquet", members)
     met = write_table(output, "work/pairs-00000.parquet", pa.table({"a": pairs[0], "b": pairs[1]}))
     files = [IndexFile(output.root, index.name, index.sha256, 0)]
-    peak, found = grown(lambda: cluster(files, {met.name: met.sha256}, 0.75, output))
-    cluster_s, _ = timed(lambda: cluster(files, {met.name: met.sha256}, 0.75, output))
+    peak, found = grown(lambda: cluster(files, {met.name: met.sha256}, 0.75, output, 8))
+    cluster_s, _ = timed(lambda: cluster(files, {met.name: met.sha256}, 0.75, output, 8))
     read_s, written = timed(lambda: read_table(output, CLUSTERS, found["file"]["sha256"]))
     return {
         "keys": {"documents_per_s": count / keys_s}, "pairs": {"keys_per_s": len(owners) / pairs_s},
@@ -119,7 +119,8 @@ def contamination(texts: list[str], work: Path) -> dict[str, Any]:
 def shards(texts: list[str], work: Path) -> dict[str, Any]:
     """Corpus files -> rows with their shard -> tokens, packed. `tokenise` and `pack` are of bytes of text."""
     from jobs.corpus.segments import load_tokenizer, read_tokenizer_files, text_segments, without_lone_tokens
-    from jobs.corpus.shards import document_end_id, partition_reader, partition_writer
+    from jobs.corpus.shard_documents import partition_reader
+    from jobs.corpus.shards import document_end_id, partition_writer
     from jobs.corpus.template import end_token_ids
     from jobs.corpus.writing import partition_writer as corpus_writer
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from cluster.storage import Store
 from jobs.corpus.minhash import BANDS, band_keys, signatures, similarity
-from jobs.corpus.near import IndexFile, _matrix, _pairs, cluster, describe
+from jobs.corpus.near import IndexFile, _matrix, _pairs, cluster, clusters_of, describe
 from jobs.corpus.ngrams import ngrams
 from jobs.corpus.schema import read_table, write_table
 
@@ -95,8 +95,12 @@ def clustered(store: Store, corpora: list[pa.Table], similar: float = 0.75) -> d
         ids.append(np.repeat(members["document_id"].to_numpy(), BANDS))
     pairs = _pairs(np.concatenate(keys).ravel(), np.concatenate(ids))
     written = write_table(store, "work/pairs-00000.parquet", pa.table({"a": pairs[0], "b": pairs[1]}))
-    report = cluster(files, {written.name: written.sha256}, similar, store)
+    report = cluster(files, {written.name: written.sha256}, similar, store, 700)
     table = read_table(store, "near/clusters.parquet", report["file"]["sha256"])
+    parts = [read_table(store, name, sha256) for name, sha256 in report["parts"].items()]
+    assert pa.concat_tables([table.slice(0, 0), *parts]).sort_by("document_id").equals(table.sort_by("document_id"))
+    for number, document in enumerate(table["document_id"].to_pylist()):
+        assert document in clusters_of(document % 700, report["parts"], store)["document_id"].to_pylist(), number
     return {row.pop("document_id"): row for row in table.to_pylist()}
 
 

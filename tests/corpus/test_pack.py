@@ -60,6 +60,25 @@ def test_a_piece_as_long_as_the_context_is_a_row_of_its_own():
     assert sorted(fill_rows([8, 1, 8], 8)) == [[0], [1], [2]]
 
 
+def test_rows_are_never_more_than_best_fit_makes():
+    """Found by search: what is left after an exchange takes a row more when it is packed anew."""
+
+    text = """7 29 7 7 32 7 31 27 31 32 17 31 17 27 7 29 22 31 17 29 27 29 7 22 27 31 17 32 22 22 32 29 7 22 7 32 22 32 17 17 27 7 27 27
+    17 31 22 27 22 27 29 7 27 22 22 22 22 32 29 27 31 31 29 27 17 17 31 29 29 17 32 29 27 27 7 27 17 17 31 29 27"""
+    lengths = [int(word) for word in text.split()]
+    assert len(fill_rows(lengths, 60)) <= 33
+
+
+def test_conversations_of_nearly_the_same_length_fill_rows_as_far_as_they_can():
+    drawn = np.random.default_rng(1).normal(350, 60, 300).round().astype(int).tolist()
+    peer = _pack_bfd(pa.table({"input_ids": [[0] * length for length in drawn]}), 1024, "truncate")
+    assert len(fill_rows(drawn, 1024)) <= 0.96 * len(peer)
+
+
+def test_empty_documents_make_no_row():
+    assert pack(segments([[]]), 8, "split").equals(ROW_SCHEMA.empty_table())
+
+
 @pytest.mark.parametrize("mean", [250, 330, 400, 450])
 def test_conversations_of_which_two_or_three_make_a_row_are_packed_tighter_than_by_best_fit(mean: int):
     context = 1024

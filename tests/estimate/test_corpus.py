@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from configs.errors import UserError
 from configs.schema.tree import FileCount
 from jobs.corpus.minhash import BANDS as BANDS_OF_CODE
+from jobs.corpus.near import CLUSTER_PARTS as PARTS_OF_CODE
 from jobs.corpus.partitions import MAX_READ_BLOCKS as BLOCKS_OF_CODE
 from jobs.estimate import corpus_limits as limits
 from jobs.estimate import corpus_rates as rates
@@ -26,7 +27,8 @@ from jobs.estimate.hardware import CpuCluster, parse_assumptions, parse_cluster
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "results.json"
 IDEAL = {"busy_share": 1.0, "core_speed": 1.0}
 TEN_TB = CorpusWork((SourceFiles("jsonl", None, 10e12, 20_000),), partitions=8)
-SHARDS = ShardsWork(text=10e12, files=16, partitions=8, context=1024)
+SHARDS = ShardsWork(text=10e12, corpus_partitions=8, partitions=8, context=1024)
+SHUFFLED = replace(SHARDS, corpus_partitions=9)
 
 
 def nodes(count: int = 64, cores: int = 32, **assumed: float) -> Nodes:
@@ -73,6 +75,24 @@ def test_a_simple_corpus_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     assert corpus_steps(local, nodes(1, 2))[0][:2] == ("sha256 of local files, by the driver", 8)
 
 
+def test_shards_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    """8 MB of text on one node of 2 cores, every rate 1 MB/s. As many shards as files are not shuffled, four times as many read
+    every file four times; with no divisor in common all goes through a shuffle."""
+    for name in rates.RATES:
+        monkeypatch.setitem(rates.RATES, name, 1e6)
+    work, where = ShardsWork(text=8e6, corpus_partitions=8, partitions=8, context=1024), nodes(1, 2)
+
+    def found(work: ShardsWork) -> dict[str, float]:
+        return {
+            one.name: one.seconds for one in shards_steps(work, where) if one.name != "index of rows, by the driver"
+        }
+
+    assert found(work) == pytest.approx({"read the corpus": 4, "tokenise": 4, "pack, write": 4})
+    assert found(replace(work, partitions=32))["read the corpus"] == pytest.approx(16)
+    assert "shuffle by shard: cut and pack" in found(replace(work, partitions=33))
+    assert shards_volumes(work, where).shuffled == 0 < shards_volumes(replace(work, partitions=33), where).shuffled
+
+
 def test_volumes_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(rates.HELD, "row_bytes_beside_text", 500)
     monkeypatch.setitem(rates.HELD, "packed_share", 0.4)
@@ -99,7 +119,11 @@ def test_the_fullest_task_of_ray_datas_own_shuffle(partitions: int) -> None:
 @settings(max_examples=30, deadline=None)
 @given(st.sampled_from([2, 4, 8, 16, 32, 64, 128, 256]), st.sampled_from([8, 200, 5000]), st.booleans())
 def test_more_nodes_are_never_slower(count: int, partitions: int, near: bool) -> None:
-    for work in (replace(TEN_TB, partitions=partitions, near=near), replace(SHARDS, partitions=partitions)):
+    for work in (
+        replace(TEN_TB, partitions=partitions, near=near),
+        replace(SHARDS, partitions=partitions),
+        replace(SHUFFLED, partitions=partitions),
+    ):
         assert seconds(work, nodes(2 * count)) <= seconds(work, nodes(count)) * (1 + 1e-9)
         assert seconds(work.scaled(2), nodes(count)) >= seconds(work, nodes(count))
 
@@ -124,7 +148,7 @@ def test_ten_terabytes_on_64_nodes() -> None:
     assert of_rows.broken[0].what == limits.PARTITION and of_rows.broken[0].mend.startswith("`shards: ")
     assert any(one.what == limits.INDEX for one in of_rows.broken)
     near = {one.what for one in prospect(replace(TEN_TB, near=True), nodes()).broken}
-    assert {limits.CLUSTER, limits.CLUSTERS} <= near
+    assert limits.CLUSTER in near and limits.CLUSTERS not in near
 
 
 def test_a_small_corpus_breaks_nothing() -> None:
@@ -133,7 +157,7 @@ def test_a_small_corpus_breaks_nothing() -> None:
     assert ahead.next.breaks_from > 1e9 and ahead.next.needs <= ahead.next.has
 
 
-@pytest.mark.parametrize("work", [replace(TEN_TB, near=True), SHARDS])
+@pytest.mark.parametrize("work", [replace(TEN_TB, near=True), SHARDS, SHUFFLED])
 def test_the_size_at_which_a_limit_is_met(work: CorpusWork | ShardsWork) -> None:
     for number, limit in enumerate(limits_of(work, nodes())):
         for factor, broken in ((0.97, False), (1.03, True)):
@@ -165,10 +189,16 @@ def test_enough_partitions_are_the_fewest_that_are() -> None:
     fewer = replace(TEN_TB, partitions=steps[steps.index(enough) - 1])
     assert any(one.needs > one.has for one in limits_of(fewer, nodes()) if one.what in limits.BY_PARTITIONS)
     assert with_enough_partitions(TEN_TB.scaled(1e6), nodes()).partitions == limits.MOST_PARTITIONS
+    for text in (1e11, 1e12, 2.5e12):
+        shards = with_enough_partitions(ShardsWork(text, 60_000, 8, 1024), nodes())
+        assert shards.reads == 1 and shards.partitions < 60_000
+        less = max(number for number in range(8, shards.partitions) if 60_000 % number == 0)
+        fewer = {one.what: one for one in limits_of(replace(shards, partitions=less), nodes())}
+        assert any(fewer[what].needs > fewer[what].has for what in (limits.PARTITION, limits.TOKENS))
 
 
 def test_numbers_of_the_code_are_those_of_the_code() -> None:
-    assert (rates.BANDS, rates.MAX_READ_BLOCKS) == (BANDS_OF_CODE, BLOCKS_OF_CODE)
+    assert (rates.BANDS, rates.MAX_READ_BLOCKS, rates.CLUSTER_PARTS) == (BANDS_OF_CODE, BLOCKS_OF_CODE, PARTS_OF_CODE)
     assert FileCount.__metadata__[0].metadata[1].le == limits.MOST_PARTITIONS
 
 
