@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import yaml
 
 import jobs.corpus.collect
-import jobs.corpus.shards
+import jobs.corpus.shard_documents
 from cluster.storage import Store
 from configs.loader import load_run
 from jobs.pipeline import Watch, execute, plan_run
@@ -72,7 +72,8 @@ def make_here(run: ToyRun) -> None:
     watch = Watch(*[lambda *_: None] * 7, stop_asked=lambda: False)
     with (
         patch.object(jobs.corpus.collect, "run_partitions", partitions_here),
-        patch.object(jobs.corpus.shards, "run_partitions", partitions_here),
+        patch.object(jobs.corpus.shard_documents, "run_partitions", partitions_here),
+        patch.object(jobs.corpus.shard_documents, "run_each", each_here),
     ):
         execute(loaded, run.store, plan_run(loaded.run, run.store), watch)
 
@@ -89,3 +90,9 @@ def partitions_here(
         if of_partition.num_rows:
             reports.append(json.loads(json.dumps(write(partition, of_partition))))
     return reports
+
+
+def each_here(units: list[Any], work: Callable, label: str, progress: Callable) -> list[Any]:
+    """jobs.corpus.partitions.run_each without Ray."""
+    del label, progress
+    return [json.loads(json.dumps(work(json.loads(json.dumps(unit))))) for unit in units]
