@@ -18,9 +18,9 @@ from ray.cluster_utils import Cluster
 from cluster.storage import Store
 from configs.schema.corpus import Cleaning, CorpusStage, ShardsStage, Source
 from jobs.corpus.collect import CorpusSummary, build_corpus, read_corpus_split
-from jobs.corpus.partitions import run_each, run_partitions
+from jobs.corpus.partitions import run_partitions
 from jobs.corpus.provenance import document_manifest
-from jobs.corpus.schema import DataError, reads_a_file, write_table
+from jobs.corpus.schema import DataError, write_table
 from jobs.corpus.shards import build_shards
 from jobs.corpus.template import TemplateError, load_template
 from tests.corpus.sources import conversation_rows, text_rows, write_jsonl, write_pubmed
@@ -232,16 +232,6 @@ def test_shards_are_the_same_by_file_and_by_shuffle(
     assert digests(Store(str(tmp_path / "by_file"))) == digests(Store(str(tmp_path / "by_shuffle")))
 
 
-@pytest.mark.parametrize(
-    ("partitions", "shards", "reads"), [(8, 8, 1), (8, 4, 1), (8, 32, 4), (8, 33, None), (5, 3, 3), (6, 4, 2)]
-)
-def test_a_file_is_read_by_shards_that_it_shares_documents_with(partitions: int, shards: int, reads: int | None):
-    assert reads_a_file(partitions, shards) == reads
-    met = {number: {number + round * partitions for round in range(60 * shards)} for number in range(partitions)}
-    readers = {number: len({document % shards for document in ids}) for number, ids in met.items()}
-    assert reads is None or set(readers.values()) == {reads}
-
-
 def test_conversations_without_room_for_an_answer_are_named(
     built: tuple[CorpusSummary, Store], model: Store, tmp_path: Path
 ):
@@ -305,23 +295,3 @@ def test_a_worker_killed_once_changes_nothing(small_cluster: None, tmp_path: Pat
     assert [report["counts"]["rows"] for report in reports] == [100] * 4
     values = [pq.read_table(tmp_path / "out" / f"{partition}.parquet")["value"].to_pylist() for partition in range(4)]
     assert values == [[value for value in range(400) if value % 4 == partition] for partition in range(4)]
-
-
-def test_a_worker_killed_in_a_unit_of_its_own_changes_nothing(small_cluster: None, tmp_path: Path):
-    """As shards are made file by file."""
-    killed = tmp_path / "killed"
-
-    def work(unit: dict) -> dict:
-        written = write_table(
-            Store(str(tmp_path / "out")), f"{unit['number']}.parquet", pa.table({"value": [unit["number"]]})
-        )
-        if unit["number"] == 2 and not killed.exists():
-            killed.touch()
-            os.kill(os.getpid(), signal.SIGKILL)
-        return {"rows": written.rows, **unit}
-
-    reports = run_each([{"number": number} for number in range(6)], work, "kill", silent)
-    assert killed.exists() and reports == [{"rows": 1, "number": number} for number in range(6)]
-    assert [pq.read_table(tmp_path / "out" / f"{number}.parquet")["value"].to_pylist() for number in range(6)] == [
-        [number] for number in range(6)
-    ]
