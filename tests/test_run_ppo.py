@@ -1,7 +1,6 @@
 """Whole runs of PPO from the command line, every role a process of its own: unbroken, killed at every named place, frozen."""
 
 import json
-import math
 import re
 import signal
 import subprocess
@@ -28,7 +27,9 @@ STEPS, PROMPTS, ANSWERS = 5, 6, 2
 def unbroken(tmp_path_factory: pytest.TempPathFactory) -> ToyRun:
     directory = tmp_path_factory.mktemp("ppo")
     heldout = {"every_steps": 2, "prompts": 4, "gold": REWARD}
-    run = write_toy_ppo(directory, str(directory / "store"), steps=STEPS, heldout=heldout)
+    # At a tenth of the rate the last update would be too small for the probe to tell the weights apart.
+    optimizer = {"final_rate_fraction": 0.5}
+    run = write_toy_ppo(directory, str(directory / "store"), steps=STEPS, heldout=heldout, optimizer=optimizer)
     code, output = run.finish(timeout_s=540)
     assert code == 0, output
     return run
@@ -72,12 +73,8 @@ def test_every_role_takes_part_and_every_answer_is_kept(unbroken: ToyRun) -> Non
     assert steps[0]["kl/per_answer"] == 0 and steps[1]["kl/per_answer"] != 0
     for entry in steps:
         assert entry["mismatch/max_delta"] < 1e-4  # nats of a token, fp32
-        assert entry["sync/mismatch"] < 1e-3
+        assert entry["sync/mismatch"] < 1e-3 and entry["sync/position"] == pytest.approx(1, abs=0.01)
         assert entry["value/explained_variance"] < 1 and entry["grad_norm"] > 0 and entry["value/grad_norm"] > 0
-    # NaN where an update was too small to tell old weights from new ones.
-    positions = [entry["sync/position"] for entry in steps if not math.isnan(entry["sync/position"])]
-    assert len(positions) >= 3, steps
-    assert positions == pytest.approx([1] * len(positions), abs=0.01)
     samples = samples_of(unbroken)
     assert [name for name in sorted(samples) if name.startswith("heldout")] == [
         "heldout-000000.parquet", "heldout-000002.parquet", "heldout-000004.parquet", "heldout-000005.parquet",

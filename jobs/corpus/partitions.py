@@ -85,8 +85,8 @@ def run_each(units: list[Report], work: Callable[[Report], Report], label: str, 
 
 
 def _cpus_of_a_core() -> float:
-    """Logical CPUs of Ray for each core it has: a local one counts more, for what waits. Twice as many tokenizers as there are
-    cores push each other out of the caches, and are a sixth slower together."""
+    """Logical CPUs of Ray for each core it has: a local one counts more, for what waits. More tokenizers than
+    there are cores push each other out of the caches, and are slower together."""
     nodes = [node for node in ray.nodes() if node["Alive"]]
     if len(nodes) > 1:
         return 1

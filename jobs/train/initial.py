@@ -72,8 +72,8 @@ def where_from(
         deviation = 0.0 if head == "values" else (shapes[SCORE_NAME][1] + 1) ** -0.5
         new[SCORE_NAME] = NewTensor(SCORE_NAME, shapes[SCORE_NAME], deviation)
     wanted = {checkpoint_name(name): shape for name, shape in shapes.items() if name not in new}
-    unused = {"lm_head.weight", *({SCORE_NAME} & {*new})} - {*wanted}
-    ignorable = (*ALWAYS_IGNORABLE, *(f"^{re.escape(name)}$" for name in sorted(unused)))
+    unread = {"lm_head.weight"} | ({SCORE_NAME} & new.keys())
+    ignorable = (*ALWAYS_IGNORABLE, *(f"^{re.escape(name)}$" for name in sorted(unread - wanted.keys())))
     check_tensors(wanted, on_disk, ignorable, model.root)
     return {name: new[name] if name in new else on_disk[checkpoint_name(name)] for name in shapes}
 
