@@ -25,14 +25,14 @@ CANDIDATE_SCHEMA = pa.schema(
         ("stripped", pa.string()),
         ("findings", pa.string()),
         ("split_by", pa.string()),
-        ("source_order", pa.int32()),
+        ("precedence", pa.int32()),
         ("reason", pa.string()),
         ("detail", pa.string()),
     ]
 )
 """A document, or a bad row: then `reason` and `detail` are set and the document's own columns are null. `split_by` is the
 sha256 of what decides the side of the split; `ignored` is a JSON list of columns, `stripped` characters by kind
-of layout, `findings` a list of kind and digest."""
+of layout, `findings` a list of kind and digest. Of documents that are alike the one of the smallest `precedence` stays."""
 
 
 def candidate(refined: Refined | Rejected, partitions: int, audited: bool = False) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Exact duplicates by content hash. The survivor follows from the data alone: smallest (source order, uri)."""
+"""Exact duplicates by content hash. The survivor follows from the data alone: smallest (precedence, uri)."""
 
 from dataclasses import dataclass
 
@@ -15,11 +15,11 @@ class Deduplicated:
 
 
 def drop_duplicates(documents: pa.Table) -> Deduplicated:
-    """Splits rows with columns sha256, source_order and uri into the first of each sha256 and the rest.
+    """Splits rows with columns sha256, precedence and uri into the first of each sha256 and the rest.
 
     All copies of a text must be in the table: equal hashes mean equal ids, hence one partition.
     """
-    ordered = documents.sort_by([("sha256", "ascending"), ("source_order", "ascending"), ("uri", "ascending")])
+    ordered = documents.sort_by([("sha256", "ascending"), ("precedence", "ascending"), ("uri", "ascending")])
     sha256 = ordered["sha256"].to_numpy(zero_copy_only=False)
     survivor_row = first_of_equals(sha256)
     is_first = survivor_row == np.arange(len(sha256))

@@ -7,6 +7,7 @@ The decision is made once, where rows are made, and travels with them. Its seal 
 decision does not pass for another one's rows, and rows without one cannot be trained on.
 """
 
+import functools
 import hashlib
 import json
 from collections import Counter
@@ -16,7 +17,7 @@ from typing import Any, cast
 
 import pyarrow as pa
 
-from configs.schema.gate import CONFIDENTIALITIES, PURPOSES, Confidentiality, Gate, Purpose
+from configs.schema.gate import CONFIDENTIALITIES, PERMISSIVE_LICENCES, PURPOSES, Confidentiality, Gate, Purpose
 from configs.schema.licences import missing_licence
 from jobs.corpus.schema import DataError
 
@@ -54,6 +55,16 @@ def reasons_against(gate: Gate, documents: pa.Table) -> list[str | None]:
     kinds = list(zip(documents["licence"].to_pylist(), documents["confidentiality"].to_pylist(), strict=True))
     known = {kind: reason_against(gate, *kind) for kind in set(kinds)}
     return [known[kind] for kind in kinds]
+
+
+@functools.cache
+def freedom(licence: str, confidentiality: Confidentiality) -> int:
+    """0 for what may be used most freely. Of documents that are alike the freest stays, whatever gates follow.
+
+    By confidentiality, then permissive licences (PERMISSIVE_LICENCES) before others.
+    """
+    is_permissive = missing_licence(licence, PERMISSIVE_LICENCES) is None
+    return 2 * CONFIDENTIALITIES.index(confidentiality) + (not is_permissive)
 
 
 def reason_against(gate: Gate, licence: str, confidentiality: Confidentiality) -> str | None:

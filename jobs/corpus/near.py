@@ -35,7 +35,7 @@ MEMBER_SCHEMA = pa.schema(
     [
         ("document_id", pa.int64()),
         ("sha256", pa.string()),
-        ("source_order", pa.int32()),
+        ("precedence", pa.int32()),
         ("characters", pa.int64()),
         ("uri", pa.string()),
         ("signature", pa.binary(4 * HASHES)),
@@ -80,7 +80,7 @@ def describe(documents: pa.Table) -> pa.Table:
     rows = signatures(compared["text"])
     return pa.table(
         {
-            "document_id": compared["document_id"], "sha256": compared["sha256"], "source_order": compared["source_order"],
+            "document_id": compared["document_id"], "sha256": compared["sha256"], "precedence": compared["precedence"],
             "characters": pc.utf8_length(compared["text"]).cast(pa.int64()), "uri": compared["uri"],
             "signature": pa.FixedSizeBinaryArray.from_buffers(
                 pa.binary(4 * HASHES), len(rows), [None, pa.py_buffer(np.ascontiguousarray(rows).tobytes())]
@@ -169,8 +169,8 @@ def cluster(files: list[IndexFile], pairs: dict[str, str], similar: float, outpu
     matrix = _matrix(members["signature"])
     alike = similarity(matrix[place[0]], matrix[place[1]]) >= similar
     left, right = place[0][alike], place[1][alike]
-    # Rank: older corpora first, then the order of sources, then the longer text, then the smaller id.
-    by = [ids, -members["characters"].to_numpy(), members["source_order"].to_numpy(), members["age"].to_numpy()]
+    # Rank: older corpora first, then freedom and the order of sources, then the longer text, then the smaller id.
+    by = [ids, -members["characters"].to_numpy(), members["precedence"].to_numpy(), members["age"].to_numpy()]
     rank = np.lexsort(by)
     clusters = _decide(members, left, right, rank, newest)
     written, parts = write_table(output, CLUSTERS, clusters), _write_parts(clusters, partitions, output)

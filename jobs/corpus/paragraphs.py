@@ -27,7 +27,7 @@ PARAGRAPH_SCHEMA = pa.schema(
         ("key", pa.binary(16)),
         ("document_id", pa.int64()),
         ("position", pa.int32()),
-        ("source_order", pa.int32()),
+        ("precedence", pa.int32()),
         ("uri", pa.string()),
     ]
 )
@@ -47,12 +47,12 @@ def paragraphs_of(documents: pa.Table, minimum_characters: int, partitions: int)
     """PARAGRAPH_SCHEMA of the texts among CANDIDATE_SCHEMA; questions and judged answers repeat each other on purpose."""
     texts = documents.filter(_is_text(documents))
     rows = []
-    columns = [texts[name].to_pylist() for name in ("text", "document_id", "source_order", "uri")]
-    for text, document_id, source_order, uri in zip(*columns, strict=True):
+    columns = [texts[name].to_pylist() for name in ("text", "document_id", "precedence", "uri")]
+    for text, document_id, precedence, uri in zip(*columns, strict=True):
         for position, paragraph in enumerate(text.split(_separator(text))):
             if is_long(paragraph, minimum_characters):
                 key = _key(paragraph)
-                rows.append((int.from_bytes(key[:4]) % partitions, key, document_id, position, source_order, uri))
+                rows.append((int.from_bytes(key[:4]) % partitions, key, document_id, position, precedence, uri))
     arrays = zip(*rows, strict=True) if rows else [[] for _ in PARAGRAPH_SCHEMA]
     return pa.table(
         [pa.array(array, field.type) for array, field in zip(arrays, PARAGRAPH_SCHEMA, strict=True)],
@@ -66,7 +66,7 @@ def repeated(paragraphs: pa.Table, partitions: int) -> pa.Table:
     Args:
         paragraphs: PARAGRAPH_SCHEMA in any order; a key that is here is here with all of its documents.
     """
-    by = ("key", "source_order", "uri", "document_id", "position")
+    by = ("key", "precedence", "uri", "document_id", "position")
     ordered = paragraphs.sort_by([(name, "ascending") for name in by])
     place = first_of_equals(ordered["key"].to_numpy(zero_copy_only=False))
     held_by = ordered["uri"].take(pa.array(place))

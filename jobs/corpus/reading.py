@@ -3,7 +3,7 @@
 files of a unit --read_file--> Raw | Rejected --refine, redacted--> --candidate--> tables of CANDIDATE_SCHEMA
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import Any
 
@@ -12,6 +12,7 @@ import pyarrow as pa
 from cluster import kill_points
 from configs.schema.corpus import CorpusStage
 from jobs.corpus.candidates import CANDIDATE_SCHEMA, candidate
+from jobs.corpus.gate import freedom
 from jobs.corpus.inputs import InputFile
 from jobs.corpus.partitions import Read
 from jobs.corpus.raw import Rejected
@@ -47,7 +48,6 @@ def partition_reader(stage: CorpusStage, salt: bytes = b"") -> Read:
         source = stage.sources[unit["source"]]
         columns = {
             "source": unit["source"],
-            "source_order": list(stage.sources).index(unit["source"]),
             "licence": source.licence,
             "confidentiality": source.confidentiality,
         }
@@ -59,10 +59,18 @@ def partition_reader(stage: CorpusStage, salt: bytes = b"") -> Read:
                 {**columns, "file": file, **candidate(row, stage.partitions, bool(salt))}
                 for file, row in zip(files, found, strict=True)
             ]
+            for row in table:
+                row["precedence"] = _precedence(stage, row)
             yield pa.Table.from_pylist(table, schema=CANDIDATE_SCHEMA)
         kill_points.reach("corpus_reading")
 
     return read
+
+
+def _precedence(stage: CorpusStage, row: Mapping[str, Any]) -> int:
+    """Of documents that are alike the one with the smallest stays: the freest, then the one of the first source."""
+    sources = list(stage.sources)
+    return freedom(row["licence"], row["confidentiality"]) * len(sources) + sources.index(row["source"])
 
 
 def _unit_rows(stage: CorpusStage, unit: dict[str, Any]) -> Iterator[tuple[str, Refined | Rejected]]:

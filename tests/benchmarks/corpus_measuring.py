@@ -62,7 +62,7 @@ def timed_with_children(work: Callable[[], Any]) -> tuple[float, Any]:
 def candidates_of(texts: list[str], partitions: int = 1) -> pa.Table:
     columns = {
         "source": "s",
-        "source_order": 0,
+        "precedence": 0,
         "licence": "MIT",
         "confidentiality": "internal",
         "file": "a/part-0.jsonl",

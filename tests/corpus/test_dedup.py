@@ -10,7 +10,7 @@ def test_the_survivor_does_not_depend_on_the_order_of_rows():
     for seed in range(20):
         random.Random(seed).shuffle(rows)
         sha256, order, uris = zip(*rows, strict=True)
-        result = drop_duplicates(pa.table({"sha256": sha256, "source_order": order, "uri": uris}))
+        result = drop_duplicates(pa.table({"sha256": sha256, "precedence": order, "uri": uris}))
         assert result.survivors["uri"].to_pylist() == ["z#10", "a#2", "a"]
         assert result.duplicates.select(["uri", "survivor_uri"]).to_pylist() == [
             {"uri": "z#9", "survivor_uri": "z#10"},

@@ -96,6 +96,24 @@ def test_near_copies_go_and_nothing_else(on_ray: None, planted: dict[str, str], 
         assert tree_digest(store.below(name)) == tree_digest(Store(str(tmp_path / "b")).below(name))
 
 
+def test_of_documents_that_are_alike_the_freest_stays(on_ray: None, planted: dict[str, str], tmp_path: Path) -> None:
+    """The same texts three times: by other terms, then restricted, then freely; and near-copies of some by other terms."""
+    stage = stage_of(planted, "copies", near_duplicates={})
+    terms = {
+        "terms": ("originals", "LicenseRef-theirs", "public"), "secret": ("originals", "CC0-1.0", "restricted"),
+        "near": ("copies", "LicenseRef-theirs", "public"), "free": ("originals", "CC0-1.0", "public"),
+    }  # fmt: skip
+    sources = {
+        name: {"path": planted[file], "format": "jsonl", "licence": licence, "confidentiality": confidentiality}
+        for name, (file, licence, confidentiality) in terms.items()
+    }
+    stage = CorpusStage.model_validate({**stage.model_dump(), "sources": sources})
+    summary = build(stage, Store(str(tmp_path / "out")))
+    assert summary.quarantined == {"duplicate": 2 * TEXTS, "near_duplicate": COPIES}
+    assert {row["source"] for row in set_aside(Store(str(tmp_path / "out")))} == {"terms", "secret", "near"}
+    assert summary.documents_by_licence == {"CC0-1.0": TEXTS}
+
+
 def test_a_corpus_without_documents_to_compare_is_said_or_written(on_ray: None, tmp_path: Path) -> None:
     """All set aside before: the error of an empty corpus. Judged answers alone: they are not compared, and stay."""
     nothing = {"texts": write_texts(tmp_path / "texts.jsonl", ["too short"])}

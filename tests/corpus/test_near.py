@@ -78,7 +78,7 @@ def documents(texts: list[str], source: int = 0) -> pa.Table:
     return pa.table(
         {
             "document_id": pa.array(ids, pa.int64()), "sha256": [f"sha-{i}" for i in ids], "uri": [f"doc-{i}" for i in ids],
-            "source_order": pa.array([source] * len(ids), pa.int32()), "text": pa.array(texts, pa.large_string()),
+            "precedence": pa.array([source] * len(ids), pa.int32()), "text": pa.array(texts, pa.large_string()),
             "judgement": pa.array([None] * len(ids), pa.large_string()),
         }
     )  # fmt: skip
