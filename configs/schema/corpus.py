@@ -42,12 +42,18 @@ class Source(Node):
     licence_column: str | None = Field(
         default=None,
         description="Column of JSON, Parquet or CSV rows that holds a row's own licence, as an SPDX expression in any case; a "
-        "row with another word there is set aside, one with nothing there has `licence`.",
+        "row with another word there is set aside, one with nothing there has `licence`; a file without the column is refused.",
     )
     confidentiality: Confidentiality = "internal"
     limit_documents: PositiveInt | None = Field(default=None, description="Keep the first N documents in file order.")
     layout: Layout = Layout()
     quality: Quality | None = Field(default=None, description="Instead of the stage's `quality`, all of it.")
+
+    @model_validator(mode="after")
+    def _rows_have_columns(self) -> Self:
+        if self.licence_column is not None and self.format in ("text", "html", "pdf", "docx", "pubmed", "jats"):
+            raise ValueError(f"licence_column: files of `format: {self.format}` have no columns; leave it out")
+        return self
 
 
 class Cleaning(Node):

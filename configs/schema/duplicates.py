@@ -22,7 +22,7 @@ class NearDuplicates(Node):
 class RepeatedParagraphs(Node):
     """Paragraphs of texts that several documents of this corpus share: notices, abouts, quotes. The first document keeps them.
 
-    First is the order of the sources, whatever may be learnt from them: put those that may be used for everything first. A
+    The first is of those that may be used most freely (jobs/corpus/gate.py, `freedom`), then of the first source. A
     paragraph is what stands between empty lines; of a text without any, a line. Case and spaces make no difference. A document
     that has hardly anything of its own is set aside, one with a paragraph of its own stays, however short; of those that stay
     id and sha256 are still those of the whole text.

@@ -3,6 +3,7 @@
 import difflib
 import functools
 import re
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import AfterValidator
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
 OWN_TERMS = re.compile(r"(?:DocumentRef-[A-Za-z0-9.-]+:)?LicenseRef-[A-Za-z0-9.-]+")
 """SPDX 2.3, annex D: terms without an SPDX id."""
 WORD = re.compile(r"[^\s()]+")
+ID = re.compile(r"[A-Za-z0-9.+-]+")
+"""Of SPDX 2.3, D.1; what is none (an address, `MIT/Apache-2.0`) is no licence that the parser takes either."""
 OPERATORS = ("AND", "OR", "WITH")
 
 
@@ -33,7 +36,7 @@ def canonical_expression(text: str) -> str:
 
     known = licensing()
     words = [word for word in WORD.findall(text) if word.upper() not in OPERATORS]
-    unknown = [word for word in words if not OWN_TERMS.fullmatch(word) and known.unknown_license_keys(word)]
+    unknown = [word for word in words if not OWN_TERMS.fullmatch(word) and not (ID.fullmatch(word) and _is_known(word))]
     if unknown:
         raise ValueError(
             f"`{unknown[0]}` is no SPDX licence id{_nearest(unknown[0])}; for other terms write LicenseRef-NAME"
@@ -60,11 +63,26 @@ def licensing() -> "Licensing":
     return get_spdx_licensing()
 
 
+def _is_known(word: str) -> bool:
+    return not licensing().unknown_license_keys(word)
+
+
 def missing_licence(expression: str, allowed: frozenset[str]) -> str | None:
     """The part of an SPDX expression that `allowed` would have to name too, or None."""
     if expression in allowed:
         return None
     return _missing_part(licensing().parse(expression), allowed)
+
+
+def either(expressions: Iterable[str]) -> str:
+    """The expression of what may be used by any of these: {"MIT", "Apache-2.0"} -> "Apache-2.0 OR MIT"."""
+    known = licensing()
+    parts = {str(part) for text in expressions for part in _alternatives(known.parse(text))}
+    return str(known.parse(" OR ".join(f"({part})" for part in sorted(parts))))
+
+
+def _alternatives(expression: Any) -> Sequence[Any]:
+    return expression.args if type(expression).__name__ == "OR" else [expression]
 
 
 def _missing_part(part: Any, allowed: frozenset[str]) -> str | None:

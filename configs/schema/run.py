@@ -151,6 +151,7 @@ class Run(Node):
         for name, stage in self.stages.items():
             self._adapters_can_start(name, stage)
             self._mix_fits(name, stage)
+            self._can_be_compared(name, stage)
             for key, wanted_kinds, input_name in stage_inputs(stage):
                 if input_name.startswith(ARTIFACT_PREFIX):
                     continue
@@ -175,6 +176,17 @@ class Run(Node):
             raise ValueError(
                 f"stages.{name}.lora.start: {stage.model!r} has no adapters to continue; give it `lora`, or leave `start` out"
             )
+
+    def _can_be_compared(self, name: str, stage: Stage) -> None:
+        if not isinstance(stage, CorpusStage) or stage.near_duplicates is None:
+            return
+        for index, earlier in enumerate(stage.near_duplicates.against):
+            before = self.stages.get(earlier)
+            if isinstance(before, CorpusStage) and before.near_duplicates is None:
+                raise ValueError(
+                    f"stages.{name}.near_duplicates.against.{index}: {earlier!r} keeps no signatures to compare with; give it "
+                    "`near_duplicates: {}` too"
+                )
 
     def _mix_fits(self, name: str, stage: Stage) -> None:
         if not isinstance(stage, MixStage):

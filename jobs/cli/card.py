@@ -23,7 +23,7 @@ class NoPlace(UserError):
 
 
 def card(
-    artifact: Annotated[str, typer.Argument(help="Name or key of a finished corpus or shards artifact.")],
+    artifact: Annotated[str, typer.Argument(help="Name or key of a finished corpus, shards or mix artifact.")],
     out: Annotated[
         Path | None,
         typer.Option("--out", metavar="FILE", help=f"Where the page goes; default: {PAGE}, none with --json."),
@@ -37,16 +37,18 @@ def card(
     from cluster.artifacts import find_named
     from jobs.inspection.card import KINDS, data_card
     from jobs.inspection.card_page import card_html
+    from jobs.inspection.mix_card import MixCard, mix_html, mix_lines
 
     opened = open_for_looking(store)
     made = data_card(opened, find_named(opened, artifact, KINDS), documents, seed)
     page = out or (None if as_json else Path(PAGE))
     if page is not None:
-        _write(page, card_html(made))
+        _write(page, mix_html(made) if isinstance(made, MixCard) else card_html(made))
     if as_json:
         print(json.dumps(asdict(made), indent=2, ensure_ascii=False))  # noqa: T201 - data goes to stdout
     else:
-        _say(made, page)
+        lines = mix_lines(made) if isinstance(made, MixCard) else _lines(made)
+        Console().print("\n".join([*lines, str(page)]), highlight=False, soft_wrap=True, markup=False)
 
 
 def _write(page: Path, html: str) -> None:
@@ -56,7 +58,7 @@ def _write(page: Path, html: str) -> None:
         raise NoPlace(f"--out {page}: {error.strerror}; name a file in a directory that is there") from error
 
 
-def _say(made: "DataCard", page: Path | None) -> None:
+def _lines(made: "DataCard") -> list[str]:
     corpus, shards = made.corpus, made.shards
     lines = [
         f"{corpus.name}: {corpus.train:,} documents for training, {corpus.heldout:,} held out; "
@@ -70,4 +72,4 @@ def _say(made: "DataCard", page: Path | None) -> None:
         )
     if corpus.withheld:
         lines.append(f"restricted, so that nothing of them is shown: {', '.join(corpus.withheld)}")
-    Console().print("\n".join([*lines, str(page)]), highlight=False, soft_wrap=True, markup=False)
+    return lines

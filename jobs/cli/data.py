@@ -100,6 +100,10 @@ def _samples(
     names = [name for name, planned in stages.items() if planned.stage.stage == "shards"]
     if wanted is not None and wanted not in names:
         raise UserError(f"--stage {wanted}: the shards stages of {config} are {', '.join(names) or 'none'}")
+    if not names:
+        raise UserError(
+            f"{config} has no shards stage, which says what rows are to be made; add one with `rows` and `context`"
+        )
     documents: dict[str, Any] = {}
     for name in names if wanted is None else [wanted]:
         shards = stages[name].stage

@@ -109,8 +109,8 @@ def build_corpus(
     if summary.train == 0 and not held_out_only:
         raise DataError(
             f"no document is left for training ({summary.heldout} held out; in quarantine: {summary.quarantined or 'none'}). "
-            f"See {output.path('quarantine')}, and check `cleaning.minimum_characters`, `heldout_fraction` and the sources' "
-            "`format`."
+            f"See {output.path('quarantine')}, and check what took most of them: `cleaning.minimum_characters`, the sources' "
+            "`format` and `quality`, `decontamination`, `near_duplicates.against`, or `heldout_fraction`."
         )
     files = {name: entry for report in reports for name, entry in report["files"].items()} | near.pop("files", {})
     write_collected(stage, inputs, output, datetime.now(UTC))

@@ -17,8 +17,10 @@ from cluster import kill_points
 from cluster.storage import Store
 from configs.schema.corpus import CorpusStage
 from configs.schema.duplicates import NearDuplicates
+from jobs.corpus.clusters import CLUSTERS, clusters_of
 from jobs.corpus.contamination import Contamination
-from jobs.corpus.near import CLUSTERS, IndexFile, clusters_of, describe, find_clusters, index_of
+from jobs.corpus.members import IndexFile, describe, index_of
+from jobs.corpus.near import find_clusters
 from jobs.corpus.paragraphs import GONE_SCHEMA, PARAGRAPH_SCHEMA, paragraphs_of, repeated, without_repeated
 from jobs.corpus.partitions import Progress, Read, Report, run_each, run_partitions
 from jobs.corpus.schema import read_table, write_table

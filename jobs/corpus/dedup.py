@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
+from configs.schema.licences import either
+
 
 @dataclass(frozen=True)
 class Deduplicated:
@@ -15,7 +17,10 @@ class Deduplicated:
 
 
 def drop_duplicates(documents: pa.Table) -> Deduplicated:
-    """Splits rows with columns sha256, precedence and uri into the first of each sha256 and the rest.
+    """Splits rows with columns sha256, precedence, uri, licence and confidentiality into the first of each sha256 and the rest.
+
+    A text that came by several licences may be used by any of them: its survivor has `A OR B`, of those that are as
+    confidential as itself.
 
     All copies of a text must be in the table: equal hashes mean equal ids, hence one partition.
     """
@@ -26,7 +31,22 @@ def drop_duplicates(documents: pa.Table) -> Deduplicated:
     duplicates = ordered.append_column("survivor_uri", ordered["uri"].take(pa.array(survivor_row))).filter(
         pa.array(~is_first)
     )
+    licences = _licences(ordered, survivor_row)
+    ordered = ordered.set_column(ordered.schema.get_field_index("licence"), "licence", licences)
     return Deduplicated(ordered.filter(pa.array(is_first)), duplicates)
+
+
+def _licences(ordered: pa.Table, survivor_row: np.ndarray) -> pa.Array:
+    """The licence of every row, and of survivors those of their copies as well."""
+    licences, confidentiality = ordered["licence"].to_pylist(), ordered["confidentiality"].to_pylist()
+    several: dict[int, set[str]] = {}
+    for row in np.flatnonzero(survivor_row != np.arange(len(survivor_row))).tolist():
+        first = int(survivor_row[row])
+        if licences[row] != licences[first] and confidentiality[row] == confidentiality[first]:
+            several.setdefault(first, {licences[first]}).add(licences[row])
+    for first, found in several.items():
+        licences[first] = either(found)
+    return pa.array(licences, ordered.schema.field("licence").type)
 
 
 def first_of_equals(ordered: np.ndarray) -> np.ndarray:

@@ -59,12 +59,13 @@ def reasons_against(gate: Gate, documents: pa.Table) -> list[str | None]:
 
 @functools.cache
 def freedom(licence: str, confidentiality: Confidentiality) -> int:
-    """0 for what may be used most freely. Of documents that are alike the freest stays, whatever gates follow.
+    """0 for what may be used most freely. Of documents that are alike the freest stays, whatever gate follows.
 
-    By confidentiality, then permissive licences (PERMISSIVE_LICENCES) before others.
+    What is restricted comes last, as no gate lets it through by itself; then permissive licences (PERMISSIVE_LICENCES) are
+    before others, and what is public before what is internal.
     """
     is_permissive = missing_licence(licence, PERMISSIVE_LICENCES) is None
-    return 2 * CONFIDENTIALITIES.index(confidentiality) + (not is_permissive)
+    return 4 * (confidentiality == "restricted") + 2 * (not is_permissive) + (confidentiality != "public")
 
 
 def reason_against(gate: Gate, licence: str, confidentiality: Confidentiality) -> str | None:

@@ -58,7 +58,7 @@ def find_inputs(stage: CorpusStage, base: Path) -> list[InputFile]:
     """The files of all sources, in the order of the sources and by uri inside; relative paths start at `base`.
 
     Raises:
-        DataError: a source matches no file; names the config key and the path.
+        DataError: a source matches no file, or two have one file by different terms; names the config key and the path.
     """
     found: list[InputFile] = []
     for name, source in stage.sources.items():
@@ -75,7 +75,24 @@ def find_inputs(stage: CorpusStage, base: Path) -> list[InputFile]:
                 f"It must be a file, a glob, or a directory or prefix with files ending in {wanted}."
             )
         found += sorted(files, key=lambda file: file.uri)
+    _check_terms(stage, found)
     return found
+
+
+def _check_terms(stage: CorpusStage, files: Sequence[InputFile]) -> None:
+    """Raises DataError where sources say different things of one file: the stricter one may be there on purpose."""
+    said: dict[str, InputFile] = {}
+    for file in files:
+        other = said.setdefault(os.path.realpath(file.location) if "://" not in file.location else file.location, file)
+        terms = [
+            (source.licence, source.licence_column, source.confidentiality)
+            for source in (stage.sources[other.source], stage.sources[file.source])
+        ]
+        if terms[0] != terms[1]:
+            raise DataError(
+                f"sources.{file.source} and sources.{other.source} both have {file.uri}, with different licences or "
+                "confidentiality. Narrow the path of one of them, so that every file is in one source."
+            )
 
 
 def estimate_tokens(stage: CorpusStage, inputs: Sequence[InputFile]) -> dict[str, int]:
@@ -121,7 +138,19 @@ def _files_below(top: Path) -> Iterator[Path]:
             continue
         seen.add((here.st_dev, here.st_ino))
         folders.sort()
-        yield from (path for path in (Path(folder, name) for name in sorted(names)) if path.is_file())
+        for path in (Path(folder, name) for name in sorted(names)):
+            if path.is_file() or (path.is_symlink() and not path.exists()):
+                yield path
+
+
+def files_not_read(source: Source, base: Path) -> str:
+    """Of a local directory, how many files end in something that the source does not read: "3 with .doc"; empty where none."""
+    top = base / Path(source.path).expanduser()
+    if source.path.startswith(("s3://", PREFIX)) or not top.is_dir():
+        return ""
+    others = (path for path in _files_below(top) if not _fits(path.name, source))
+    suffixes = Counter(path.suffix.lower() or "no suffix" for path in others)
+    return ", ".join(f"{count} with {suffix}" for suffix, count in suffixes.most_common(SHOWN_SUFFIXES))
 
 
 def _what_is_there(source: Source, base: Path) -> str:
@@ -132,14 +161,23 @@ def _what_is_there(source: Source, base: Path) -> str:
     if top.is_symlink() and not top.exists():
         return f": it is a link to {top.readlink()}, which does not exist"
     if top.is_dir():
-        suffixes = Counter(path.suffix.lower() or "no suffix" for path in _files_below(top))
-        told = ", ".join(f"{count} with {suffix}" for suffix, count in suffixes.most_common(SHOWN_SUFFIXES))
+        told = files_not_read(source, base)
         return f": the directory has other files ({told})" if told else ": the directory has no files"
     return ": what is there is a pipe, a socket or a device, not a file" if top.exists() else ""
 
 
 def _local_file(path: Path, name: str, source: Source, base: Path) -> InputFile:
     uri = path.relative_to(base).as_posix() if path.is_relative_to(base) else path.as_posix()
+    try:
+        uri.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"sources.{name}.path: the name of {uri!a} is not UTF-8, and documents are named by it; rename it"
+        ) from error
+    if path.is_symlink() and not path.exists():
+        raise DataError(
+            f"sources.{name}.path: {path} is a link to {path.readlink()}, which does not exist; mend or remove it"
+        )
     sha256, stat = file_sha256(path), path.stat()
     modified_at = datetime.fromtimestamp(stat.st_mtime, UTC).isoformat()
     return InputFile(uri, str(path.absolute()), stat.st_size, f"sha256:{sha256}", name, source.licence, modified_at)

@@ -17,6 +17,8 @@ import xxhash
 
 PUNCTUATION = r"[^\p{L}\p{M}\p{N}\s]+"
 """RE2. What people change when they copy a text: quotes, dashes, commas. A hyphen parts words."""
+INVISIBLE = r"\p{Cf}+"
+"""RE2. Soft hyphens, joiners: they part no words."""
 WITHOUT_SPACES = r"([\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}])"
 """RE2. Scripts that put no space between words: every character is a word."""
 
@@ -118,7 +120,8 @@ def _plain(texts: pa.Array) -> pa.Array:
 
 
 def _plain_unicode(texts: pa.Array) -> pa.Array:
-    plain = pc.replace_substring_regex(pc.utf8_lower(texts), PUNCTUATION, " ")
+    plain = pc.utf8_normalize(pc.replace_substring_regex(texts, INVISIBLE, ""), "NFKC")
+    plain = pc.replace_substring_regex(pc.utf8_lower(plain), PUNCTUATION, " ")
     if pc.any(pc.match_substring_regex(plain, WITHOUT_SPACES)).as_py():
         plain = pc.replace_substring_regex(plain, WITHOUT_SPACES, r" \1 ")
     return pc.replace_substring_regex(plain, r"\s+", " ")

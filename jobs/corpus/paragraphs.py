@@ -2,8 +2,8 @@
 
     documents --> key of every long paragraph --by key--> all but those of its first document --by document--> texts without
 
-A key is half of a sha256, so that no two paragraphs of any corpus have the same. First is the order of the sources, then of the
-uris, then of the text: what stays follows from the data alone.
+A key is half of a sha256, so that no two paragraphs of any corpus have the same. First is what may be used most freely,
+then the order of the sources, of the uris and of the text: what stays follows from the data alone.
 """
 
 # pyarrow.compute makes its functions when it is imported:

@@ -8,6 +8,7 @@ A row that cannot be read is a `Rejected` with its place and reason; nothing is 
 truncated .gz, malformed XML) gives the documents before the break and one `Rejected` for the rest.
 """
 
+import difflib
 import io
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -66,13 +67,16 @@ def _documents(file: BinaryIO, uri: str, source: Source) -> Iterator[Raw | Rejec
         yield DOCUMENT_READERS[kind](unpacked(file, uri), uri)
     elif kind in ("xml", "pubmed", "jats"):
         yield from _articles(XmlStream(buffered(unpacked(file, uri))), uri, kind)
-    elif source.format == "auto":
-        yield from _rows_of_one_format(rows_of(file, uri), uri, source.licence_column)
     elif source.format == "jsonl":
-        yield from _recognised_rows(json_lines(buffered(unpacked(file, uri)), uri), uri, source.licence_column)
+        rows = json_lines(buffered(unpacked(file, uri)), uri)
+        yield from _recognised_rows(_licensed(rows, uri, source.licence_column), uri, source.licence_column)
     else:
-        for row in rows_of(file, uri):
-            yield _document(f"{uri}#{row.number}", row, source.format, source.licence_column)
+        rows = _licensed(rows_of(file, uri), uri, source.licence_column)
+        if source.format == "auto":
+            yield from _rows_of_one_format(rows, uri, source.licence_column)
+        else:
+            for row in rows:
+                yield _document(f"{uri}#{row.number}", row, source.format, source.licence_column)
 
 
 def _articles(stream: XmlStream, uri: str, kind: str) -> Iterator[Raw | Rejected]:
@@ -81,6 +85,25 @@ def _articles(stream: XmlStream, uri: str, kind: str) -> Iterator[Raw | Rejected
     if kind == "jats" or stream.root in JATS_ROOTS:
         return read_jats(stream, uri)
     raise RowError("unknown_xml", f"its root element is <{stream.root[:40]}>; known are <{PUBMED_ROOT}> and <article>")
+
+
+def _licensed(rows: Iterator[Row], uri: str, column: str | None) -> Iterator[Row]:
+    """The same rows. Raises DataError after them where none has the column: a misspelt one would give all that of the source."""
+    if column is None:
+        yield from rows
+        return
+    first, found = None, False
+    for row in rows:
+        if isinstance(row.value, dict):
+            first = first or row.value
+            found = found or column in row.value
+        yield row
+    if first and not found:
+        near = difflib.get_close_matches(column, first, n=1)
+        raise DataError(
+            f"{uri}: no row has `{column}`, the source's `licence_column`{f'; the nearest is `{near[0]}`' if near else ''}. Name "
+            "the right one, or give the files without one a source of their own."
+        )
 
 
 def read_text(file: BinaryIO, uri: str) -> Raw:

@@ -58,15 +58,14 @@ def without_near_duplicates(partition: Sorted, clusters: pa.Table) -> Sorted:
     """Sets aside what is like a document that stays; what stays is split with its cluster.
 
     Args:
-        clusters: CLUSTER_SCHEMA (jobs/corpus/near.py) by id, of this partition's documents and perhaps of others.
+        clusters: CLUSTER_SCHEMA (jobs/corpus/clusters.py) by id, of this partition's documents and perhaps of others.
     """
     documents = partition.documents
     ids, known = documents["document_id"].to_numpy(), clusters["document_id"].to_numpy()
     if not len(known):
         return partition
     place = np.minimum(np.searchsorted(known, ids), len(known) - 1)
-    # A judged row may have the id of nothing that was compared: it is not in the clusters.
-    member = (known[place] == ids) & documents["judgement"].is_null().to_numpy(zero_copy_only=False)
+    member = known[place] == ids
     rows = clusters.take(pa.array(place))
     goes = member & ~rows["kept"].to_numpy(zero_copy_only=False)
     split_by = pc.if_else(pa.array(member), rows["split_by"], documents["split_by"])

@@ -35,14 +35,15 @@ from jobs.inspection.card_samples import (
     quarantine_look,
     token_lengths,
 )
+from jobs.inspection.mix_card import MixCard, mix_card
 
-KINDS = ("corpus", "shards")
+KINDS = ("corpus", "shards", "mix")
 INPUTS_NAMED = 5
 """Of every source; the manifest has them all."""
 
 
-def data_card(store: Store, artifact: Artifact, documents: int, seed: int) -> DataCard:
-    """The card of a corpus or of shards.
+def data_card(store: Store, artifact: Artifact, documents: int, seed: int) -> DataCard | MixCard:
+    """The card of an artifact of KINDS.
 
     Args:
         documents: how many are sampled, at most.
@@ -51,6 +52,8 @@ def data_card(store: Store, artifact: Artifact, documents: int, seed: int) -> Da
         DataError: files are missing or damaged, or of an earlier version.
         ArtifactNotFound: the corpus of the shards is gone.
     """
+    if artifact.kind == "mix":
+        return mix_card(artifact, _about(artifact))
     if artifact.kind == "corpus":
         return DataCard(_corpus(artifact, documents, seed), None)
     assert artifact.kind == "shards", artifact.kind
@@ -100,7 +103,9 @@ def _source(
     files: Sequence[Mapping[str, Any]],
     sample: SourceSample | None,
 ) -> SourceCard:
+    """Of a restricted source not even the names of files: they may be names of people."""
     documents = manifest["documents_by_source"].get(name, 0)
+    named = [] if settings["confidentiality"] == RESTRICTED else files[:INPUTS_NAMED]
     return SourceCard(
         source=name,
         licence=settings["licence"],
@@ -110,7 +115,7 @@ def _source(
         formats=manifest["documents_by_format"].get(name, {}),
         files=len(files),
         bytes=sum(file["size"] for file in files),
-        inputs=[InputFile(file["uri"], file["size"], file["fingerprint"]) for file in files[:INPUTS_NAMED]],
+        inputs=[InputFile(file["uri"], file["size"], file["fingerprint"]) for file in named],
         sample=sample or SourceSample.of([], []),
     )
 

@@ -7,7 +7,8 @@ from configs.schema.run import Run, Stage
 
 
 def refused_sources(stage: ShardsStage, stages: Mapping[str, Stage]) -> dict[str, str]:
-    """By source, why its documents will be set aside. A corpus that is a finished artifact says nothing here."""
+    """By source, why its documents will be set aside. A corpus that is a finished artifact says nothing here, nor does a source
+    whose rows have licences of their own."""
     from jobs.corpus.gate import reason_against
 
     corpus = stages.get(stage.corpus)
@@ -16,6 +17,7 @@ def refused_sources(stage: ShardsStage, stages: Mapping[str, Stage]) -> dict[str
     reasons = {
         name: reason_against(stage.gate, source.licence, source.confidentiality)
         for name, source in corpus.sources.items()
+        if source.licence_column is None
     }
     return {name: reason for name, reason in reasons.items() if reason is not None}
 

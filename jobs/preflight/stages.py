@@ -39,13 +39,15 @@ def describe(planned: PlannedStage) -> dict[str, Any]:
         case ModelStage():
             return {"what": stage.source}
         case CorpusStage():
-            from jobs.corpus.inputs import estimate_tokens, find_inputs
+            from jobs.corpus.inputs import estimate_tokens, files_not_read, find_inputs
 
             inputs = find_inputs(stage, Path.cwd())
             size, tokens = sum(file.size for file in inputs), sum(estimate_tokens(stage, inputs).values())
             formats = _formats(stage, inputs)
             what = f"{len(inputs)} files, {size / 2**20:.1f} MiB, about {tokens / 1e6:.1f} M tokens"
             read_as = "".join(f"; {name} read as {found}" for name, found in formats.items())
+            others = {name: files_not_read(source, Path.cwd()) for name, source in stage.sources.items()}
+            read_as += "".join(f"; of {name} not read: {found}" for name, found in others.items() if found)
             return {
                 "what": what + read_as, "files": len(inputs), "bytes": size, "estimated_tokens": tokens, "formats": formats,
             }  # fmt: skip

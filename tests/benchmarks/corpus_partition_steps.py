@@ -39,7 +39,8 @@ def write(texts: list[str], work: Path) -> dict[str, Any]:
 
 def near(texts: list[str], work: Path) -> dict[str, Any]:
     """Signatures, their files, and the second pass over a partition that is known to have near-copies."""
-    from jobs.corpus.near import CLUSTER_SCHEMA, describe
+    from jobs.corpus.clusters import CLUSTER_SCHEMA
+    from jobs.corpus.members import describe
     from jobs.corpus.schema import write_table
     from jobs.corpus.writing import keep, kept, sort_out, without_near_duplicates, write_partition
 
@@ -69,7 +70,10 @@ def clusters(texts: list[str], work: Path) -> dict[str, Any]:
     """What meets and what is alike, where every document has a near-copy; by document."""
     import numpy as np
 
-    from jobs.corpus.near import CLUSTERS, IndexFile, _matrix, _pairs, band_keys, cluster, describe
+    from jobs.corpus.clusters import CLUSTERS, cluster
+    from jobs.corpus.members import IndexFile, describe, matrix
+    from jobs.corpus.minhash import band_keys
+    from jobs.corpus.near import pairs as pairs_of
     from jobs.corpus.schema import read_table, write_table
     from jobs.corpus.writing import sort_out
 
@@ -78,10 +82,10 @@ def clusters(texts: list[str], work: Path) -> dict[str, Any]:
     copies = [described.set_column(0, "document_id", pa.array((ids >> 2 << 2) + copy)) for copy in range(COPIES)]
     members = pa.concat_tables(copies).sort_by("document_id").combine_chunks()
     count, output = members.num_rows, Store(str(work / "clusters"))
-    keys_s, keys = timed(lambda: band_keys(_matrix(members["signature"])))
+    keys_s, keys = timed(lambda: band_keys(matrix(members["signature"])))
     owners = np.repeat(members["document_id"].to_numpy(), keys.shape[1])
-    peak_pairs, _ = grown(lambda: _pairs(keys.ravel(), owners))
-    pairs_s, pairs = timed(lambda: _pairs(keys.ravel(), owners))
+    peak_pairs, _ = grown(lambda: pairs_of(keys.ravel(), owners))
+    pairs_s, pairs = timed(lambda: pairs_of(keys.ravel(), owners))
     index = write_table(output, "near/part-00000.parquet", members)
     met = write_table(output, "work/pairs-00000.parquet", pa.table({"a": pairs[0], "b": pairs[1]}))
     files = [IndexFile(output.root, index.name, index.sha256, 0)]

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.storage import Store
-from jobs.corpus.near import CLUSTER_SCHEMA
+from jobs.corpus.clusters import CLUSTER_SCHEMA
 from jobs.corpus.schema import DataError, write_table
 from jobs.inspection import card_samples
 from jobs.inspection.card import data_card
@@ -36,7 +36,9 @@ def run(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> ToyRun:
 
 
 def card_of(run: ToyRun, name: str, documents: int = 1000, seed: int = 0) -> DataCard:
-    return data_card(run.store, run.artifact(name), documents, seed)
+    card = data_card(run.store, run.artifact(name), documents, seed)
+    assert isinstance(card, DataCard)
+    return card
 
 
 def test_counts_of_a_corpus(run: ToyRun) -> None:
@@ -68,6 +70,7 @@ def test_nothing_restricted_is_shown(run: ToyRun) -> None:
         card = card_of(run, "texts", seed=seed)
         assert SECRET not in json.dumps(asdict(card)) and SECRET not in card_html(card)
         assert card.corpus.withheld == ["secret"]
+        assert [bool(source.inputs) for source in card.corpus.sources] == [True, True, False]
         assert {found.reason: found.withheld for found in card.corpus.quarantined} == {
             "duplicate": 1, "too_short": 1, "wrong_type": 0,
         }  # fmt: skip

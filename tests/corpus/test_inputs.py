@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from configs.schema.corpus import CorpusStage, Source
-from jobs.corpus.inputs import estimate_tokens, find_inputs
+from jobs.corpus.inputs import estimate_tokens, files_not_read, find_inputs
 from jobs.corpus.schema import DataError
 
 
@@ -102,3 +102,32 @@ def test_when_a_file_was_changed_is_known_and_makes_no_other_input(tmp_path: Pat
     (second,) = find_inputs(stage, tmp_path)
     assert second.modified_at == "1970-01-01T00:00:00+00:00" != first.modified_at
     assert first == second
+
+
+def test_what_a_directory_has_beside_is_said_and_broken_links_are_refused(tmp_path: Path) -> None:
+    for name in ("a.txt", "b.DOC", "c.doc", "d.jsonl.bz2", "README"):
+        (tmp_path / name).write_text("A text.")
+    stage = stage_of(docs=Source(path=str(tmp_path), licence="MIT"))
+    assert files_not_read(stage.sources["docs"], tmp_path) == "2 with .doc, 1 with no suffix, 1 with .bz2"
+    (tmp_path / "unread.bin").symlink_to("/nowhere/x")
+    assert len(find_inputs(stage, tmp_path)) == 1
+    (tmp_path / "gone.txt").symlink_to("/nowhere/x.txt")
+    with pytest.raises(DataError, match=r"gone\.txt is a link to /nowhere/x\.txt, which does not exist; mend"):
+        find_inputs(stage, tmp_path)
+
+
+def test_a_name_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
+    Path(os.fsdecode(bytes(tmp_path) + b"/bad\xff.txt")).write_text("A text.")
+    with pytest.raises(DataError, match=r"sources\.docs\.path: the name of 'bad\\udcff\.txt' is not UTF-8"):
+        find_inputs(stage_of(docs=Source(path=".", licence="MIT")), tmp_path)
+
+
+def test_a_file_has_one_licence(tmp_path: Path) -> None:
+    """Through a link as well; by equal terms two sources may have one file."""
+    (tmp_path / "all/hr").mkdir(parents=True)
+    (tmp_path / "all/hr/a.txt").write_text("A text.")
+    (tmp_path / "staff").symlink_to(tmp_path / "all/hr")
+    staff = Source(path="staff", licence="LicenseRef-HR", confidentiality="restricted")
+    with pytest.raises(DataError, match=r"sources\.all and sources\.staff both have all/hr/a\.txt, with different"):
+        find_inputs(stage_of(staff=staff, all=Source(path="all", licence="MIT")), tmp_path)
+    assert len(find_inputs(stage_of(staff=staff, all=staff.model_copy(update={"path": "all"})), tmp_path)) == 2

@@ -2,7 +2,10 @@
 
 import hashlib
 import io
+import json
 import signal
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -20,6 +23,8 @@ from jobs.corpus.gate import sealed
 from jobs.corpus.mix import check_mixable
 from jobs.corpus.schema import INDEX_SCHEMA, DataError
 from jobs.corpus.segments import read_tokenizer_files
+from jobs.inspection.card import data_card
+from jobs.inspection.mix_card import MixCard, mix_html
 from jobs.models import import_model, resolve_source
 from jobs.pipeline import plan_run
 from jobs.preflight.origin import ContextTooLong
@@ -205,3 +210,28 @@ def test_a_run_trains_on_a_mix_and_a_kill_changes_nothing(
     inputs = {f"artifact:{name}": run.artifact(name).content for name in ("texts001", "tasks001", "general1")}
     mixed(monkeypatch, inputs, Store(str(tmp_path / "here")), **BLEND)
     assert digests(Store(str(tmp_path / "here"))) == digests(blend.content)
+    check_card(run)
+
+
+def check_card(run: ToyRun) -> None:
+    """What the card says of the mix is what its files hold."""
+    blend = run.artifact("blend")
+    card = data_card(run.store, blend, documents=1, seed=0)
+    assert isinstance(card, MixCard)
+    tokens = Counter[str]()
+    for row in stored(blend.content, "train"):
+        tokens[row["source"]] += row["tokens"]
+    assert {part.directory: (part.name, part.tokens) for part in card.parts} == {
+        f"shards-{source}": (f"artifact:{source}", count) for source, count in tokens.items()
+    }
+    assert card.train.tokens == tokens.total() and card.allowed == []  # CC-BY-SA-4.0 is on no list
+    page = mix_html(card)
+    for part in card.parts:
+        assert part.share == pytest.approx(tokens[part.name.removeprefix("artifact:")] / tokens.total(), abs=1e-4)
+        assert (
+            f'<td class="right">{part.share:.1%}'.replace("%", " %") in page
+            and f"data card {part.directory[7:]}<" in page
+        )
+    command = [sys.executable, "-m", "jobs.cli", "data", "card", blend.key, "--store", run.store.root, "--json"]
+    shown = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    assert shown["scarcest"] == "artifact:texts001" and len(shown["parts"]) == 3

@@ -1,16 +1,20 @@
 """n-grams against a plain loop, signatures against true similarity, and who stays among near-copies."""
 
+import json
 import re
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cluster.storage import Store
+from jobs.corpus.clusters import cluster, clusters_of
+from jobs.corpus.members import IndexFile, describe, matrix
 from jobs.corpus.minhash import BANDS, band_keys, signatures, similarity
-from jobs.corpus.near import IndexFile, _matrix, _pairs, cluster, clusters_of, describe
+from jobs.corpus.near import pairs as pairs_of
 from jobs.corpus.ngrams import ngrams
 from jobs.corpus.schema import read_table, write_table
 
@@ -38,6 +42,10 @@ def test_ngrams_are_those_of_a_plain_loop(texts: list[str], n: int) -> None:
 
 
 def test_a_text_has_the_same_ngrams_in_whatever_company() -> None:
+    hidden, plain = (
+        ngrams(pa.array([text]), 2).hashes.tolist() for text in ("in\u00adterest ﬁnds \uff37ide", "interest finds wide")
+    )
+    assert hidden == plain
     texts = ["Small cells, we found.", "Größe — 5 µm", "细胞很小。", "", "one"]
     together = ngrams(pa.array(texts), 2)
     for number, text in enumerate(texts):
@@ -80,8 +88,23 @@ def documents(texts: list[str], source: int = 0) -> pa.Table:
             "document_id": pa.array(ids, pa.int64()), "sha256": [f"sha-{i}" for i in ids], "uri": [f"doc-{i}" for i in ids],
             "precedence": pa.array([source] * len(ids), pa.int32()), "text": pa.array(texts, pa.large_string()),
             "judgement": pa.array([None] * len(ids), pa.large_string()),
+            "messages": pa.array([None] * len(ids), pa.large_string()), "split_by": [f"sha-{i}" for i in ids],
         }
     )  # fmt: skip
+
+
+def conversations(turns: list[tuple[str, str]]) -> pa.Table:
+    """Of questions and answers; the split goes by the question."""
+    table = documents([f"{question}\n\n{answer}" for question, answer in turns])
+    messages = [
+        json.dumps([{"role": "user", "content": question}, {"role": "assistant", "content": answer}])
+        for question, answer in turns
+    ]
+    columns = {
+        "messages": pa.array(messages, pa.large_string()),
+        "split_by": pa.array([f"q-{turn[0]}" for turn in turns]),
+    }
+    return pa.table({name: columns.get(name, table[name]) for name in table.column_names})
 
 
 def clustered(store: Store, corpora: list[pa.Table], similar: float = 0.75) -> dict[int, dict]:
@@ -89,11 +112,12 @@ def clustered(store: Store, corpora: list[pa.Table], similar: float = 0.75) -> d
     files, keys, ids = [], [], []
     for age, corpus in enumerate(corpora):
         members = describe(corpus)
+        compared = members.filter(pc.field("signature").is_valid())
         written = write_table(store, f"near/part-{age:05d}.parquet", members)
         files.append(IndexFile(store.root, written.name, written.sha256, age))
-        keys.append(band_keys(_matrix(members["signature"])))
-        ids.append(np.repeat(members["document_id"].to_numpy(), BANDS))
-    pairs = _pairs(np.concatenate(keys).ravel(), np.concatenate(ids))
+        keys.append(band_keys(matrix(compared["signature"])))
+        ids.append(np.repeat(compared["document_id"].to_numpy(), BANDS))
+    pairs = pairs_of(np.concatenate(keys).ravel(), np.concatenate(ids))
     written = write_table(store, "work/pairs-00000.parquet", pa.table({"a": pairs[0], "b": pairs[1]}))
     report = cluster(files, {written.name: written.sha256}, similar, store, 700)
     table = read_table(store, "near/clusters.parquet", report["file"]["sha256"])
@@ -144,6 +168,50 @@ def test_a_chain_of_changes_does_not_swallow_its_far_end(tmp_path: Path) -> None
     assert len({row["split_by"] for row in found.values()}) == 1
     for row in (row for row in found.values() if not row["kept"]):
         assert int(row["like"].removeprefix("doc-")) in kept
+
+
+def test_of_many_copies_of_one_form_letter_one_stays(tmp_path: Path) -> None:
+    """Each differs from each other one in two words, and met two of them."""
+    generator = np.random.default_rng(6)
+    letters = [text_of(generator) for _ in range(3)]
+    copies = [" ".join([*changed(generator, letter, 1), f"n{copy}"]) for letter in letters for copy in range(100)]
+    found = clustered(Store(str(tmp_path)), [documents(copies)])
+    kept = [number for number, row in found.items() if row["kept"]]
+    assert [number // 100 for number in kept] == [0, 1, 2]
+    assert {found[number]["like"] for number in range(100)} == {f"doc-{kept[0]}"}
+
+
+def test_conversations_are_alike_where_their_answers_are(tmp_path: Path) -> None:
+    """One passage with five questions, and an answer that came twice."""
+    generator = np.random.default_rng(7)
+    passage = " ".join(text_of(generator))
+    turns = [(f"{passage} What about {number}?", " ".join(text_of(generator)[:20])) for number in range(5)]
+    turns.append((f"{passage}  What about {0} now?", turns[0][1]))
+    found = clustered(Store(str(tmp_path)), [conversations(turns)])
+    assert [row["kept"] for row in found.values()].count(False) == 1 and not (found[0]["kept"] and found[5]["kept"])
+    assert found[0]["split_by"] == found[5]["split_by"] != found[1]["split_by"]
+
+
+def test_a_question_is_on_one_side_whatever_is_alike(tmp_path: Path) -> None:
+    """Two answers to each of two questions; an answer to the first is like one to the second, and the others met nobody."""
+    generator = np.random.default_rng(8)
+    first, second = (" ".join(text_of(generator)[:10]) for _ in range(2))
+    shared, others = " ".join(text_of(generator)), [" ".join(text_of(generator)) for _ in range(3)]
+    turns = [
+        (first, shared),
+        (second, shared + " indeed"),
+        (first, others[0]),
+        (second, others[1]),
+        ("else", others[2]),
+    ]
+    found = clustered(Store(str(tmp_path)), [conversations(turns)])
+    assert set(found) == {0, 1, 2, 3} and sum(not row["kept"] for row in found.values()) == 1
+    assert len({row["split_by"] for row in found.values()}) == 1
+
+
+def test_texts_without_words_are_no_copies_of_each_other(tmp_path: Path) -> None:
+    assert describe(documents(["\u2803\u2801", "\u2807\u2803 !", "\u2600"]))["signature"].null_count == 3
+    assert clustered(Store(str(tmp_path)), [documents(["\u2803\u2801", "\u2807\u2803 !", "a word"])]) == {}
 
 
 def test_what_an_earlier_corpus_has_goes_and_the_earlier_one_is_not_touched(tmp_path: Path) -> None:

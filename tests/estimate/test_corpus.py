@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from configs.errors import UserError
 from configs.schema.tree import FileCount
+from jobs.corpus.clusters import CLUSTER_PARTS as PARTS_OF_CODE
 from jobs.corpus.minhash import BANDS as BANDS_OF_CODE
-from jobs.corpus.near import CLUSTER_PARTS as PARTS_OF_CODE
 from jobs.corpus.partitions import MAX_READ_BLOCKS as BLOCKS_OF_CODE
 from jobs.estimate import corpus_limits as limits
 from jobs.estimate import corpus_rates as rates
