@@ -4,12 +4,15 @@
     array:  --split at commas outside strings and brackets--> bytes of a row --orjson--> value
 
 Both hold one row at a time and know where each lies. A line that is broken or too long costs that line. In an array nothing
-after a broken row can be trusted: where a quote is missing, what is a string and what is not has changed sides.
+after a broken row can be trusted: where a quote is missing, what is a string and what is not has changed sides. A row that
+Python's looser json reads has its quotes and brackets, so NaN or half a surrogate pair costs that row only.
 """
 
+import codecs
+import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BufferedReader
 
 import orjson
@@ -23,6 +26,12 @@ SKIP_BYTES = 1 << 20
 
 TOO_DEEP = "depth limit exceeded"
 """How orjson begins what it says of more than 1024 lists or objects inside each other; it does not go deeper."""
+LOOSE = "NaN, Infinity, half a surrogate pair and a bare control character are no JSON; write null, or an escape"
+NOT_LINES = (
+    "a .json holds an array of objects, or one whole object a line: put brackets around it, or each object in one line"
+)
+REST_UNREAD = "the rest of the file is not read"
+LOOKS_LIKE_UTF16 = "it looks like UTF-16: convert the file to UTF-8"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,15 +68,19 @@ def json_value(row: bytes, place: str, offset: int) -> object | Rejected:
     try:
         return orjson.loads(row)
     except orjson.JSONDecodeError as error:
-        reason = "too_deep" if str(error).startswith(TOO_DEEP) else "broken_json"
         said = str(error)
+    if said.startswith(TOO_DEEP):
+        return Rejected(place, "too_deep", said)
+    is_utf16 = row.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in row
+    hint = f"; {LOOKS_LIKE_UTF16}" if is_utf16 else ""
     try:
-        row.decode()
+        json.loads(row.decode(), strict=False)
     except UnicodeDecodeError as error:
-        return Rejected(
-            place, "not_utf8", f"byte {error.start} of the row, {offset + error.start} of the file: {error.reason}"
-        )
-    return Rejected(place, reason, said)
+        where = f"byte {error.start} of the row, {offset + error.start} of the file: {error.reason}"
+        return Rejected(place, "not_utf8", where + hint)
+    except (ValueError, RecursionError):
+        return Rejected(place, "broken_json", said + hint)
+    return Rejected(place, "loose_json", f"{said}; {LOOSE}")
 
 
 def _too_long(place: str, offset: int) -> Rejected:
@@ -91,17 +104,19 @@ STRING_REST = re.compile(rb'[^"\\]*+(?:\\[\s\S][^"\\]*+)*+')
 
 def json_array(file: BufferedReader, uri: str) -> Iterator[Row]:
     """The rows of an array; a file that begins with an object holds one a line, whatever its name says."""
-    if not file.peek().removeprefix(UTF8_BOM).lstrip().startswith(b"["):
-        yield from json_lines(file, uri)
-        return
-    for row in _elements(file, uri):
-        yield row
-        if isinstance(row.value, Rejected) and row.value.reason == "broken_json":
+    is_array = file.peek().removeprefix(UTF8_BOM).lstrip().startswith(b"[")
+    for row in _elements(file, uri) if is_array else json_lines(file, uri):
+        if not isinstance(row.value, Rejected) or row.value.reason != "broken_json":
+            yield row
+            continue
+        told = REST_UNREAD if is_array else NOT_LINES
+        yield replace(row, value=replace(row.value, detail=f"{row.value.detail}; {told}"))
+        if is_array:
             return
 
 
 def _elements(file: BufferedReader, uri: str) -> Iterator[Row]:
-    """The elements of an array, each parsed alone. The one that is broken ends the array."""
+    """The elements of an array, each parsed alone; after a broken one they are no longer to be trusted."""
     window = bytearray()
     base = 0  # where the window begins in the file
     start, at = 0, 0  # in the window: the row that is being read, and what was looked at

@@ -150,3 +150,36 @@ def test_a_header_of_parquet_that_names_a_column_twice_is_refused(tmp_path: Path
     pq.write_table(pa.table([pa.array(["a"]), pa.array(["b"])], names=["text", "text"]), tmp_path / "a.parquet")
     with pytest.raises(DataError, match="names `text` more than once"):
         read(tmp_path / "a.parquet")
+
+
+@pytest.mark.parametrize("bad", ["NaN", "[1, -Infinity]", '"\\ud800"', '"a\tb"'])
+def test_what_only_loose_json_allows_costs_that_row_in_lines_and_arrays(tmp_path: Path, bad: str) -> None:
+    rows = ['{"text": "a"}', f'{{"text": "b", "score": {bad}}}', '{"text": "c, ] \\" }"}']
+    (tmp_path / "a.jsonl").write_text("\n".join(rows))
+    (tmp_path / "a.json").write_text(f"[{', '.join(rows)}]")
+    for name in ("a.jsonl", "a.json"):
+        first, loose, last = read(tmp_path / name)
+        assert (text(first), text(last)) == ("a", 'c, ] " }')
+        assert (reason(loose), loose.uri) == ("loose_json", f"{name}#2")
+        assert "write null" in getattr(loose, "detail", "")
+
+
+def test_what_is_not_read_and_what_to_do_is_said(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text('[{"text": "a}, {"text": "b"}, {"text": NaN}]')
+    (broken,) = read(tmp_path / "a.json")
+    assert reason(broken) == "broken_json" and "the rest of the file is not read" in getattr(broken, "detail", "")
+    (tmp_path / "b.json").write_text(json.dumps({"text": "a"}, indent=1))
+    for row in read(tmp_path / "b.json"):
+        assert reason(row) == "broken_json" and "an array of objects, or one whole object a line" in getattr(
+            row, "detail", ""
+        )
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv", "a.tsv"])
+def test_rows_in_utf16_say_to_convert_the_file(tmp_path: Path, name: str, encoding: str) -> None:
+    content = f"text\tid\n{'é'}\t1\n" if name.endswith("sv") else '{"text": "é"}\n{"text": "b"}\n'
+    (tmp_path / name).write_bytes(content.encode(encoding))
+    rows = read(tmp_path / name)
+    assert rows and {reason(row) for row in rows} <= {"not_utf8", "nul_bytes", "broken_json"}
+    assert all("looks like UTF-16: convert the file to UTF-8" in getattr(row, "detail", "") for row in rows)
