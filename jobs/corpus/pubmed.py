@@ -14,6 +14,7 @@ from jobs.corpus.unpack import buffered, unpacked
 from jobs.corpus.xml_stream import XmlStream
 
 ROOT = "PubmedArticleSet"
+BOOK = "PubmedBookArticle"
 CONCLUSION_INSTRUCTION = "Write the conclusion of this study from its title and the other sections of its abstract."
 NO_LABEL = ("", "UNLABELLED")
 """NLM writes UNLABELLED for a paragraph without a heading inside a structured abstract."""
@@ -33,13 +34,17 @@ class Section:
 
 
 def read_pubmed(stream: XmlStream, uri: str) -> Iterator[Raw | Rejected]:
-    """Every article of a file, by PMID. Other languages, retracted articles and repeated PMIDs are rejected.
+    """Every article of a file, by PMID. Books, other languages, retracted articles and repeated PMIDs are rejected.
 
     Raises RowError as XmlStream does.
     """
     seen: set[str] = set()
-    for article in stream.elements("PubmedArticle"):
-        yield _document(article, uri, seen)
+    for record in stream.elements("PubmedArticle", BOOK):
+        if record.tag == BOOK:
+            said = "a book or chapter of NCBI's Bookshelf, which has other elements than an article and is not read"
+            yield Rejected(f"{uri}#{record.findtext('BookDocument/PMID', '')}", "book", said)
+        else:
+            yield _document(record, uri, seen)
 
 
 def read_pubmed_file(path: Path) -> Iterator[Raw]:
