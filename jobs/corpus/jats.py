@@ -1,6 +1,9 @@
-"""JATS XML (journals, PubMed Central) -> title, abstract and body of each article.
+"""JATS XML (journals, PubMed Central) -> the text of each article.
 
-article --title, abstract, sections of the body, block by block--> text; references, authors, formula sources: left out
+    article --titles, abstracts, body, appendices, floating figures and tables; then each sub-article alike--> parts
+            --block by block--> text
+
+Left out: references, authors, formula sources, and what else the back matter holds (thanks, notes, glossaries).
 """
 
 import xml.etree.ElementTree as ET
@@ -10,15 +13,17 @@ from jobs.corpus.raw import Raw, Rejected
 from jobs.corpus.xml_stream import XmlStream, local_name
 
 ROOTS = frozenset({"article", "pmc-articleset", "articles"})
-BLOCKS = frozenset(
-    {"article-title", "title", "p", "label", "tr", "disp-formula", "term", "verse-line", "preformat", "code", "attrib"}
-)
+BLOCKS = frozenset({
+    "article-title", "subtitle", "trans-title", "trans-subtitle", "title", "p", "label", "tr", "disp-formula", "term",
+    "verse-line", "preformat", "code", "attrib", "speaker",
+})  # fmt: skip
 """Elements that become a paragraph of their own."""
 LEFT_OUT = frozenset({
     "ref-list", "contrib-group", "aff", "author-notes", "tex-math", "graphic", "inline-graphic", "media", "object-id",
-    "supplementary-material", "fn-group", "permissions", "alt-text", "long-desc", "index-term",
+    "supplementary-material", "fn-group", "permissions", "alt-text", "long-desc", "index-term", "alt-title",
 })  # fmt: skip
 """tex-math repeats a formula with its whole LaTeX preamble."""
+LINES_COUNT = ("code", "preformat")
 ABSTRACT_TYPES_LEFT_OUT = frozenset({"graphical", "toc", "teaser"})
 
 
@@ -33,26 +38,45 @@ def read_jats(stream: XmlStream, uri: str) -> Iterator[Raw | Rejected]:
 
 
 def _paragraphs(article: ET.Element) -> Iterator[str]:
+    waiting = [article]
+    while waiting:
+        item = waiting.pop()
+        for part in _parts(item):
+            for block in _blocks(part):
+                yield from _texts(block)
+        # Translations, reviews and answers to them are articles inside the article.
+        waiting.extend(reversed(_children(item, "sub-article", "response")))
+
+
+def _parts(article: ET.Element) -> list[ET.Element]:
     meta = _child(_child(article, "front"), "article-meta")
-    titles = _child(meta, "title-group")
-    for part in [_child(titles, "article-title"), *_abstracts(meta), _child(article, "body")]:
-        for block in _blocks(part):
-            if text := _text(block):
-                yield text
+    meta = _child(article, "front-stub") if meta is None else meta
+    abstracts = [
+        abstract
+        for abstract in _children(meta, "abstract", "trans-abstract")
+        if abstract.get("abstract-type") not in ABSTRACT_TYPES_LEFT_OUT
+    ]
+    appendices = _children(_child(article, "back"), "app-group", "app")
+    return [
+        *_children(meta, "title-group"),
+        *abstracts,
+        *_children(article, "body"),
+        *appendices,
+        *_children(article, "floats-group"),
+    ]
 
 
-def _abstracts(meta: ET.Element | None) -> list[ET.Element]:
-    found = [child for child in meta if local_name(child) == "abstract"] if meta is not None else []
-    return [abstract for abstract in found if abstract.get("abstract-type") not in ABSTRACT_TYPES_LEFT_OUT]
+def _children(element: ET.Element | None, *names: str) -> list[ET.Element]:
+    return [child for child in element if local_name(child) in names] if element is not None else []
 
 
 def _child(element: ET.Element | None, name: str) -> ET.Element | None:
     return next((child for child in element if local_name(child) == name), None) if element is not None else None
 
 
-def _blocks(part: ET.Element | None) -> Iterator[ET.Element]:
+def _blocks(part: ET.Element) -> Iterator[ET.Element]:
     """The paragraphs, headings and table rows below an element, in their order."""
-    waiting = [part] if part is not None else []
+    waiting = [part]
     while waiting:
         element = waiting.pop()
         name = local_name(element)
@@ -62,8 +86,8 @@ def _blocks(part: ET.Element | None) -> Iterator[ET.Element]:
             waiting.extend(reversed(element))
 
 
-def _text(block: ET.Element) -> str:
-    """All text below a block, in one line, the cells of a table's row apart."""
+def _texts(block: ET.Element) -> Iterator[str]:
+    """All text below a block in one line, the cells of a table's row apart; code of several lines apart, line by line."""
     parts: list[str] = []
     waiting: list[ET.Element | str] = [block]
     while waiting:
@@ -74,9 +98,20 @@ def _text(block: ET.Element) -> str:
         name = local_name(item)
         if not name or name in LEFT_OUT:
             continue
+        if name in LINES_COUNT and "\n" in (lines := "".join(item.itertext()).strip("\n").rstrip()):
+            yield from _joined(parts)
+            yield lines
+            parts = []
+            continue
         for child in reversed(item):
             waiting += [child.tail or "", child]
-        if name in ("td", "th", "p", "list-item", "title"):
+        if name in ("td", "th", "p", "list-item", "title", "speaker"):
             parts.append(" ")
         waiting.append(item.text or "")
-    return " ".join("".join(parts).split())
+    yield from _joined(parts)
+
+
+def _joined(parts: list[str]) -> Iterator[str]:
+    """One line, none where it would be empty."""
+    if line := " ".join("".join(parts).split()):
+        yield line

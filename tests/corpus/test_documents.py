@@ -87,6 +87,31 @@ def test_jats_title_abstract_and_body(tmp_path: Path) -> None:
     assert isinstance(article, Raw) and (article.uri, article.format) == ("a.nxml", "jats")
 
 
+JATS_PARTS = """<article><front><article-meta><title-group><article-title>Iron</article-title><subtitle>In cells</subtitle>
+<trans-title-group><trans-title>Eisen</trans-title></trans-title-group><alt-title>Running head</alt-title></title-group>
+<abstract><p>Short.</p></abstract><trans-abstract><p>Kurz.</p></trans-abstract></article-meta></front>
+<body><p>Run <code>x</code> as in <code language="python">
+for x in y:
+    print(x)
+</code> and see.</p><preformat>a  b
+c</preformat><speech><speaker>Dr. A</speaker><p>Yes.</p></speech><p>Then <speech><speaker>B</speaker><p>No.</p></speech></p></body>
+<back><app-group><app><title>Appendix</title><p>More.</p></app></app-group><ref-list><ref>Jones 1990</ref></ref-list></back>
+<floats-group><fig><label>Fig. 1</label><caption><p>A cell.</p></caption><graphic/></fig></floats-group>
+<sub-article><front-stub><title-group><article-title>Review</article-title></title-group>
+<contrib-group><contrib><name><surname>Smith</surname></name></contrib></contrib-group></front-stub><body><p>Good.</p></body>
+<sub-article><body><p>Inner.</p></body></sub-article></sub-article>
+<response><front-stub/><body><p>Thanks.</p></body></response></article>"""
+
+
+def test_jats_leaves_out_no_part_that_is_text_and_keeps_the_lines_of_code(tmp_path: Path) -> None:
+    assert text(one(tmp_path / "a.xml", JATS_PARTS)).split("\n\n") == [
+        "Iron", "In cells", "Eisen", "Short.", "Kurz.", "Run x as in", "for x in y:\n    print(x)", "and see.", "a  b\nc", "Dr. A",
+        "Yes.", "Then B No.", "Appendix", "More.", "Fig. 1", "A cell.", "Review", "Good.", "Inner.", "Thanks.",
+    ]  # fmt: skip
+    deep = "<sub-article>" * 990 + "<body><p>Deep.</p></body>" + "</sub-article>" * 990
+    assert text(one(tmp_path / "b.xml", f"<article>{deep}</article>")) == "Deep."
+
+
 def test_jats_sets_have_an_article_a_number(tmp_path: Path) -> None:
     article = JATS[JATS.index("<article ") :]
     (tmp_path / "a.xml").write_text(f"<pmc-articleset>{article}{article}<article/></pmc-articleset>")
