@@ -121,6 +121,10 @@ def convert_row(uri: str, row: Row, name: str) -> Raw:
         wanted = " or ".join(_listed(needed) for needed in shape.columns)
         raise RowError("missing_columns", f"`{name}` needs {wanted}; the row has {_listed(present)}")
     convert.refuse_unreadable(row)
+    for column in used_columns(row, name):
+        value = row[column]
+        if isinstance(value, RowError):
+            raise value
     return replace(shape.convert(uri, row), format=name, ignored=ignored_columns(row, name))
 
 

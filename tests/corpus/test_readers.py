@@ -116,6 +116,17 @@ def test_pubmed_text_and_conclusion_task(tmp_path: Path):
     ]
 
 
+def test_a_book_among_pubmed_articles_is_set_aside(tmp_path: Path):
+    book = "<PubmedBookArticle><BookDocument><PMID>9</PMID><Abstract><AbstractText>B.</AbstractText></Abstract></BookDocument></PubmedBookArticle>"
+    path = tmp_path / "p.xml"
+    path.write_text(PUBMED.replace("<PubmedArticleSet>", f"<PubmedArticleSet>{book}"))
+    first, *others = read(path, "pubmed")
+    assert (
+        isinstance(first, Rejected) and (first.uri, first.reason) == ("p.xml#9", "book") and "Bookshelf" in first.detail
+    )
+    assert len(others) == 6
+
+
 def test_a_pubmed_label_is_one_line_in_the_task_too(tmp_path: Path):
     path = tmp_path / "p.xml"
     path.write_text(PUBMED.replace('Label="METHODS"', 'Label="MATERIALS  AND&#10; METHODS"'))
@@ -166,6 +177,24 @@ def test_a_csv_header_that_names_a_column_twice_is_refused(tmp_path: Path):
         read(path, "auto")
 
 
+@pytest.mark.parametrize(("suffix", "separator"), [(".csv", b","), (".tsv", b"\t")])
+def test_a_byte_that_is_no_utf8_costs_the_row_whose_text_has_it(tmp_path: Path, suffix: str, separator: bytes):
+    rows = [
+        b"text,id,n\xe4me",
+        b"gr\xc3\xbcn,1,",
+        b"gr\xfcn,2,",
+        b"last,3,\xfc",
+        *(b"row %d,4," % n for n in range(5000)),
+    ]
+    path = tmp_path / f"a{suffix}"
+    path.write_bytes(b"\n".join([*rows, b"end\xff,1,"]).replace(b",", separator))
+    read_rows = read(path, "auto")
+    assert [row.text for row in documents(read_rows)] == ["grün", "last", *(f"row {n}" for n in range(5000))]
+    assert reasons(read_rows) == [(f"a{suffix}#2", "not_utf8"), (f"a{suffix}#5004", "not_utf8")]
+    assert "`text` has the byte 0xFC" in getattr(read_rows[1], "detail", "")
+    assert documents(read_rows)[1].ignored == ("id", "n\\xe4me")
+
+
 @pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
 def test_a_csv_file_that_is_given_up_ends_without_noise(tmp_path: Path):
     path = tmp_path / "a.csv"
@@ -188,6 +217,39 @@ def test_a_damaged_page_of_a_parquet_file_sets_the_rest_aside(tmp_path: Path):
     *kept, last = read(path, "auto")
     assert isinstance(last, Rejected) and (last.uri, last.reason) == ("a.parquet", "damaged_file")
     assert len(kept) == 1000 and "the 1000 rows before are kept" in last.detail
+
+
+def bad_strings(values: list[bytes]) -> pa.Array:
+    """Arrow takes the bytes as they are."""
+    return pa.Array.from_buffers(pa.string(), len(values), pa.array(values, pa.binary()).buffers())
+
+
+def test_values_of_a_parquet_column_that_nobody_reads_cost_nothing(tmp_path: Path):
+    table = pa.table({
+        "text": ["one", "two"],
+        "time": pa.array([4 * 10**17, 0], pa.int64()).cast(pa.timestamp("us")),
+        "day": pa.array([10_000_000, 0], pa.int32()).cast(pa.date32()),
+        "span": pa.array([2**62, 0], pa.int64()).cast(pa.duration("s")),
+        "zone": pa.array([0, 0], pa.timestamp("us", tz="Foo/Bar")),
+        "name": bad_strings([b"\xff", b"good"]),
+        "nested": pa.StructArray.from_arrays([bad_strings([b"a", b"\xe9"])], ["value"]),
+    })  # fmt: skip
+    pq.write_table(table, tmp_path / "a.parquet", store_schema=True)
+    rows = documents(read(tmp_path / "a.parquet", "auto"))
+    assert [row.text for row in rows] == ["one", "two"]
+    assert rows[0].ignored == ("time", "day", "span", "zone", "name", "nested")
+
+
+def test_a_parquet_text_that_is_no_utf8_costs_its_row(tmp_path: Path):
+    pq.write_table(pa.table({"text": bad_strings([b"one", b"tw\xff", b"three"])}), tmp_path / "a.parquet")
+    rows = read(tmp_path / "a.parquet", "auto")
+    assert [row.text for row in documents(rows)] == ["one", "three"]
+    assert reasons(rows) == [("a.parquet#2", "not_utf8")]
+    assert "`text`, string: 'utf-8' codec can't decode byte 0xff in position 2" in getattr(rows[1], "detail", "")
+    pq.write_table(
+        pa.table({"text": pa.array([4 * 10**17], pa.int64()).cast(pa.timestamp("us"))}), tmp_path / "b.parquet"
+    )
+    assert reasons(read(tmp_path / "b.parquet", "auto")) == [("b.parquet#1", "wrong_type")]
 
 
 def test_what_a_disk_says_while_a_parquet_file_is_read_is_no_damage(tmp_path: Path):
