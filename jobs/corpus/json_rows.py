@@ -80,7 +80,7 @@ def json_value(row: bytes, place: str, offset: int) -> object | Rejected:
         return Rejected(place, "not_utf8", where + hint)
     except (ValueError, RecursionError):
         return Rejected(place, "broken_json", said + hint)
-    return Rejected(place, "loose_json", f"{said}; {LOOSE}")
+    return Rejected(place, "broken_json", f"{said}; {LOOSE}")
 
 
 def _too_long(place: str, offset: int) -> Rejected:

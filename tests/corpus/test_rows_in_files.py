@@ -160,7 +160,7 @@ def test_what_only_loose_json_allows_costs_that_row_in_lines_and_arrays(tmp_path
     for name in ("a.jsonl", "a.json"):
         first, loose, last = read(tmp_path / name)
         assert (text(first), text(last)) == ("a", 'c, ] " }')
-        assert (reason(loose), loose.uri) == ("loose_json", f"{name}#2")
+        assert (reason(loose), loose.uri) == ("broken_json", f"{name}#2")
         assert "write null" in getattr(loose, "detail", "")
 
 
