@@ -22,7 +22,7 @@ from tests.world.papers.fixtures import (
 from tests.world.papers.labelled import Labelled, score
 
 PAPER, WEB = Layout(document="paper"), Layout(document="web")
-WEB_PAGES = ("07_news_page", "08_wiki_article", "25_repository_page")
+WEB_PAGES = ("07_news_page", "08_wiki_article", "09_page_with_html_lists", "25_repository_page")
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -7,7 +7,7 @@ runs of short lines at either end with navigation among them --> labels
 import re
 
 from configs.schema.layout import LayoutKind
-from jobs.corpus.layout.lines import Lines
+from jobs.corpus.layout.lines import Lines, next_filled
 
 LONGEST = 320
 """A cookie banner; prose about cookies comes in longer paragraphs, or does not begin like one."""
@@ -83,10 +83,12 @@ FEWEST_NAVIGATION = 3
 """Neighbouring lines of a menu: one alone is a heading."""
 AT_ENDS = 60
 """Filled lines from either end where menus are looked for."""
+ITEM = re.compile(r"\s*[•*-]\s*")
+"""How the HTML reader, and Markdown, begin an item of a list."""
 
 
 def find_boilerplate(lines: Lines) -> dict[int, LayoutKind]:
-    texts = lines.texts
+    texts = _without_bullets(lines.texts)
     found = {
         index
         for index, text in enumerate(texts)
@@ -108,6 +110,31 @@ def find_boilerplate(lines: Lines) -> dict[int, LayoutKind]:
         if menu >= FEWEST_NAVIGATION or (menu and len(run) >= FEWEST_NAVIGATION):
             found |= set(run)
     return dict.fromkeys(found, "boilerplate")
+
+
+def _without_bullets(texts: list[str]) -> list[str]:
+    """The lines, those of the page's own lists without their bullets."""
+    plain = list(texts)
+    for run in _runs([index for index, text in enumerate(texts) if ITEM.match(text)], texts):
+        items = [ITEM.sub("", texts[index], count=1) for index in run]
+        if _is_of_the_page(items, _line_before(texts, run[0])):
+            for index, item in zip(run, items, strict=True):
+                plain[index] = item
+    return plain
+
+
+def _is_of_the_page(items: list[str], before: str) -> bool:
+    """Whether a list is a menu or of buttons. The text's own may have Sign in among its steps, or a colon before it."""
+    if before.rstrip().endswith(":") and not PHRASE.fullmatch(before):
+        return False
+    menu = sum(NAVIGATION.fullmatch(item) is not None for item in items)
+    buttons = sum(PHRASE.fullmatch(item) is not None for item in items if not NAVIGATION.fullmatch(item))
+    return menu >= FEWEST_NAVIGATION or menu + buttons == len(items)
+
+
+def _line_before(texts: list[str], index: int) -> str:
+    before = next_filled(texts, index - 1, -1, ())
+    return "" if before is None else texts[before]
 
 
 def _may_begin(text: str) -> bool:
