@@ -45,5 +45,5 @@ def may_be_header(text: str) -> bool:
         letters >= 3
         and len(text) <= LONGEST
         and not NO_HEADER.search(text)
-        and not (len(text) > 90 and SENTENCE_END.search(text))
+        and not (SENTENCE_END.search(text) and (len(text) > 90 or text.lstrip()[0].islower()))
     )
