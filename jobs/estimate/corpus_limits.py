@@ -3,8 +3,8 @@
     work x Nodes --needs of each limit--> the size at which it is met --smallest first--> mended, looked at again --> Broken, ...
 
 Where what is held, and read off the code: a partition in one task (jobs/corpus/writing.py, shard_rows.py), pairs by key and all
-clusters in one task (near.py), a part of the clusters again in every task (comparing.py), pieces of a shuffle and the index of
-rows on the driver (Ray Data's ShuffleMapOp; shards.py).
+clusters in one task (clusters.py), a part of the clusters again in every task (comparing.py), pieces of a shuffle and the index
+of rows on the driver (Ray Data's ShuffleMapOp; shards.py).
 """
 
 import math

@@ -81,7 +81,7 @@ SHA256_BYTES = 64
 """Of a document's hash as it is written. Arrow's columns of strings end at 2 GiB, and sorting one that is longer is an error
 ("offset overflow", pyarrow 26)."""
 CLUSTER_PARTS = 512
-"""jobs/corpus/near.py"""
+"""jobs/corpus/clusters.py"""
 MAX_READ_BLOCKS = 2000
 """jobs/corpus/partitions.py: more tasks than this never read at the same time."""
 

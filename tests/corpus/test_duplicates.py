@@ -1,6 +1,7 @@
 """Near-copies and evaluation texts planted in a corpus, through the real stage on Ray Data."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +105,12 @@ def test_of_documents_that_are_alike_the_freest_stays(on_ray: None, planted: dic
         "near": ("copies", "LicenseRef-theirs", "public"), "free": ("originals", "CC0-1.0", "public"),
     }  # fmt: skip
     sources = {
-        name: {"path": planted[file], "format": "jsonl", "licence": licence, "confidentiality": confidentiality}
+        name: {
+            "path": str(shutil.copy(planted[file], tmp_path / f"{name}.jsonl")),
+            "format": "jsonl",
+            "licence": licence,
+            "confidentiality": confidentiality,
+        }
         for name, (file, licence, confidentiality) in terms.items()
     }
     stage = CorpusStage.model_validate({**stage.model_dump(), "sources": sources})

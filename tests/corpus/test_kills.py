@@ -1,6 +1,6 @@
 """A corpus that is compared with itself, and everything that works on it killed once in every pass: always the same bytes.
 
-    read -> sorted out -> pairs -> clusters -> shared paragraphs -> kept        (jobs/corpus/comparing.py, near.py)
+    read -> sorted out -> pairs -> clusters -> shared paragraphs -> kept        (jobs/corpus/comparing.py, clusters.py)
 
 One cluster of two raylets for all tests. Its workers come by all of their kill points, which are disarmed while KILLED has a
 file of that name; drivers are told by their own environment.

@@ -55,6 +55,12 @@ COPYRIGHT = re.compile(
     r"\s*(?:©|\(c\)|copyright\s*(?:©|\(c\))?)\s*(?:copyright\s*)?(?:\d{4}|[A-Z][\w ,&.]{2,60}\d{4}).{0,140}",
     re.IGNORECASE,
 )
+THIRD = re.compile(r"\s*\(c\)", re.IGNORECASE)
+SECOND = re.compile(r"\(b\)", re.IGNORECASE)
+NO_OWNER = re.compile(
+    r"\s*(?:\(c\)|copyright)\s*\d{4}\s+(?!by\b|the\b|all\b)(?-i:[a-z])[\w-]*(?!\S*\.\w)", re.IGNORECASE
+)
+"""(c) 1900 walls of brick were counted: the third point of a list, or where a sentence was wrapped."""
 LICENCE = re.compile(
     r"permission (?:is|to)\b.{0,60}(?:granted|copy|use)|redistribution and use|licensed under the|free software"
     r"|terms and conditions for use|GNU|warranty|public license|SPDX",
@@ -148,7 +154,15 @@ def _is_boilerplate(texts: list[str], index: int) -> bool:
         return not _beside_licence(texts, index)
     if SENTENCES.match(text):
         return not _beside_licence(texts, index)
-    return COPYRIGHT.fullmatch(text) is not None and not _beside_licence(texts, index)
+    return COPYRIGHT.fullmatch(text) is not None and not _is_point(texts, index) and not _beside_licence(texts, index)
+
+
+def _is_point(texts: list[str], index: int) -> bool:
+    if NO_OWNER.match(texts[index]):
+        return True
+    return THIRD.match(texts[index]) is not None and any(
+        SECOND.search(text) for text in texts[max(0, index - 10) : index]
+    )
 
 
 def _beside_licence(texts: list[str], index: int) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Container
 from itertools import pairwise
 
 from configs.schema.layout import LayoutKind
-from jobs.corpus.layout.lines import ENDS_MIDWAY, Lines
+from jobs.corpus.layout.lines import ENDS_MIDWAY, SENTENCE_END, Lines
 
 ZONE = 60
 """Filled lines before the abstract: consortia need that many; later than this no abstract was found in any paper."""
@@ -58,12 +58,21 @@ CORRESPONDENCE = re.compile(
     r"|https?://orcid\.org|korrespondenz|\*?通[信讯讯]作者|作者简介|these authors contributed|contributed equally)",
     re.IGNORECASE,
 )
-DATES = re.compile(
-    r"\s*\(?(?:Received|Accepted|Revised|Submitted|Available online|(?:First )?[Pp]ublished(?: online)?"
-    r"|Eingegangen|Angenommen|Online publiziert|Reçu|Recibido|Aceptado)\b"
-    r"[^.\d]{0,25}(?:\d{1,2}\.?[ /.-]+\w+[ /.,-]+(?:19|20)\d\d|\w+ \d{1,2}, ?\d{4}|(?:19|20)\d\d)|\s*(?:收稿日期"
-    r"|修回日期|接受日期|录用日期)"
+DATE = (
+    r"(?:\d{1,2}(?:st|nd|rd|th|\.)?[ /.-]+(?:de )?\w+(?: de)?[ /.,-]+(?:19|20)\d\d|[A-Z]\w{2,8}\.? \d{1,2}, ?(?:19|20)\d\d"
+    r"|(?:[A-Z]\w{2,8}\.? )?(?:19|20)\d\d(?:-\d\d-\d\d)?)"
 )
+AROUND_DATES = (
+    r"(?:[^\w]|\b(?i:received|accepted|accepté|revised|revision|resubmitted|submitted|available|published|publication|online|first|in|final"
+    r"|original|form|version|for|on|at|and|the|am|und|le|et|el|y|eingegangen|angenommen|publiziert|reçu|révisé|recibido"
+    r"|aceptado)\b)*+"
+)
+DATES = re.compile(
+    r"\s*\(?(?:Received|Accepted|Revised|Submitted|Available online|(?:First )?Published(?: online)?"
+    rf"|Eingegangen|Angenommen|Online publiziert|Reçu|Recibido|Aceptado)\b(?:{AROUND_DATES}{DATE})++{AROUND_DATES}$"
+    r"|\s*(?:收稿日期|修回日期|接受日期|录用日期)"
+)
+"""Whole lines: with another word, "Published in 2015 for all regions" may be where a sentence was wrapped."""
 DOI = re.compile(r"\s*(?:doi:?\s*|https?://(?:dx\.)?doi\.org/)10\.\d{4,}\S*\s*", re.IGNORECASE)
 MAIL_HEADER = re.compile(r"\s*(?:From|To|Cc|Subject|Sent|Von|An|Betreff|Gesendet|Date):\s")
 """A letter has names, addresses and dates of its own."""
@@ -75,6 +84,14 @@ SENTENCE = re.compile(
     r"[a-z]{3,}[.!?]\s+[A-Z][a-z]+\s+[a-z]+|\b(?:was|were|is|are|have|has|had|we|that|which|wurde|wurden|ist"
     r"|sind|dass)\b"
 )
+ARTICLE = re.compile(r",\s(?:an?|our|its|their)\s")
+NO_ADDRESS_WORD = re.compile(
+    r"(?<![\w@./'-])(?!(?:and|for|the|with|from|near|both|mail|email|phone|tel|fax|affiliated)\b)[a-z]{3,}(?![\w@./-])"
+)
+MOST_SUCH_WORDS = 1
+"""Addresses are written in capitals. A sentence may begin like one: 1 University of Bern, the oldest building, crumbled."""
+ROMANCE_OR_GERMAN = re.compile(r"\b(?:de|des|du|del|della|di|do|für|der|und|van|voor|contributed equally)\b")
+"""Their addresses have words in lower case; so has a footnote's remark behind an English one."""
 PLACE = re.compile(
     rf"\s*(?:{CAPITALISED}|\d{{4,6}}|[A-Z]{{2}})(?:[ ,.-]+(?:{CAPITALISED}|\d{{3,6}}|[A-Z]{{1,2}}|and|of|de"
     rf"|am))*[.,;]?\s*"
@@ -129,7 +146,13 @@ def _zone(texts: list[str], filled: list[int]) -> list[int]:
 
 
 def _is_address(text: str) -> bool:
-    return len(text) < 400 and INSTITUTION.search(text) is not None and SENTENCE.search(text) is None
+    return len(text) < 400 and INSTITUTION.search(text) is not None and not _is_sentence(text)
+
+
+def _is_sentence(text: str) -> bool:
+    if SENTENCE.search(text) or ARTICLE.search(text):
+        return True
+    return len(NO_ADDRESS_WORD.findall(text)) > MOST_SUCH_WORDS and ROMANCE_OR_GERMAN.search(text) is None
 
 
 def _is_contact(text: str) -> bool:
@@ -215,9 +238,15 @@ def _footnotes(texts: list[str], zone: list[int]) -> set[int]:
                 or (ENDS_MIDWAY.search(texts[index - 1]) and not ENDS_IN_EMAIL.search(texts[index - 1]))
             )
         )
-        if numbered or contact or (carries_on and SENTENCE.search(text) is None and len(text) < 200):
+        if numbered or contact or (carries_on and not _is_sentence(text) and len(text) < 200):
             footnotes.add(index)
     for index in range(start, len(texts)):
-        if len(texts[index]) < 120 and DATES.match(texts[index]) and SENTENCE.search(texts[index]) is None:
+        if len(texts[index]) < 120 and DATES.match(texts[index]) and not _is_inside_sentence(texts, index, footnotes):
             footnotes.add(index)
     return footnotes
+
+
+def _is_inside_sentence(texts: list[str], index: int, footnotes: Container[int]) -> bool:
+    above, below = texts[index - 1].strip(), texts[index + 1].strip() if index + 1 < len(texts) else ""
+    ended = not above or above.endswith((":", ";")) or SENTENCE_END.search(above) or index - 1 in footnotes
+    return not ended or (below[:1].islower() and not DATES.match(below.capitalize()))
