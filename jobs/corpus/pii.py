@@ -12,8 +12,10 @@ has the salt: keep it where passwords are kept.
 import hmac
 import os
 import re
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import Any, get_args
 
 import pyarrow as pa
@@ -138,8 +140,12 @@ def _spans(text: str, patterns: list[Pattern], finders: list[Finder], settings: 
 
 
 def _outside_placeholders(text: str, spans: list[Span]) -> list[Span]:
-    taken = [match.span() for match in PLACEHOLDER.finditer(text)]
-    return [span for span in spans if not any(span.start < end and start < span.end for start, end in taken)]
+    starts, ends = [], [-1]
+    for match in PLACEHOLDER.finditer(text):
+        starts.append(match.start())
+        ends.append(match.end())
+    # The last placeholder that starts before the span ends is the only one that can reach into it.
+    return [span for span in spans if ends[bisect_left(starts, span.end)] <= span.start]
 
 
 def _is_kept(span: Span, settings: Pii) -> bool:
@@ -150,11 +156,14 @@ def _is_kept(span: Span, settings: Pii) -> bool:
 
 
 def _without_overlaps(spans: list[Span]) -> list[Span]:
+    """`kept` is by place and has no overlaps, so a span can only meet the two around its own place."""
     kept: list[Span] = []
     for span in sorted(spans, key=lambda span: (span.start - span.end, RANK[span.kind], span.start)):
-        if all(span.end <= other.start or other.end <= span.start for other in kept):
-            kept.append(span)
-    return sorted(kept, key=lambda span: span.start)
+        place = bisect_left(kept, span.start, key=lambda other: other.start)
+        around = kept[max(0, place - 1) : place + 1]
+        if all(span.end <= other.start or other.end <= span.start for other in around):
+            kept.insert(place, span)
+    return kept
 
 
 def _replaced(before: Redacted, spans: list[Span], salt: bytes) -> Redacted:
@@ -170,12 +179,12 @@ def _replaced(before: Redacted, spans: list[Span], salt: bytes) -> Redacted:
         length += len(placeholder)
         end = span.end
     text = "".join([*parts, before.text[end:]])
-    moved = [replace(finding, start=finding.start + _shift(finding.start, spans)) for finding in before.findings]
+    ends = [span.end for span in spans]
+    shifts = list(accumulate((len(PLACEHOLDERS[span.kind]) - span.end + span.start for span in spans), initial=0))
+    moved = [
+        replace(finding, start=finding.start + shifts[bisect_right(ends, finding.start)]) for finding in before.findings
+    ]
     return Redacted(text, tuple(sorted([*moved, *new], key=lambda finding: finding.start)))
-
-
-def _shift(place: int, spans: list[Span]) -> int:
-    return sum(len(PLACEHOLDERS[span.kind]) - (span.end - span.start) for span in spans if span.end <= place)
 
 
 def digest_of(kind: PiiKind, value: str, salt: bytes) -> str:

@@ -8,6 +8,7 @@ import ipaddress
 import re
 
 from configs.schema.pii import PiiKind
+from jobs.corpus.pii_top_level import TOP_LEVEL
 
 COMMON_TOP_LEVEL = frozenset({"com", "org", "net", "edu", "gov"})
 IP_DOCUMENTATION = [
@@ -51,12 +52,15 @@ def always(value: str, before: str, after: str) -> bool:
 
 
 def is_mail_domain(value: str, before: str, after: str) -> bool:
-    """Refuses "Fe3O4@SiO2.The" (a sentence follows) and `a@b.sum(` (a matrix product)."""
+    """Refuses "Fe3O4@SiO2.In" (a sentence follows), `a@b.sum(` (a matrix product) and names of files (`logo@2x.png`)."""
     domain = value.rpartition("@")[2]
-    top = domain.rpartition(".")[2]
-    if after.startswith("(") and len(top) > 2 and top.lower() not in COMMON_TOP_LEVEL:
+    rest, _, top = domain.rpartition(".")
+    if top.lower() in COMMON_TOP_LEVEL or top.lower().startswith("xn--"):
+        return True
+    if top.lower() not in TOP_LEVEL or (after.startswith("(") and len(top) > 2):
         return False
-    return top.islower() or top.lower() in COMMON_TOP_LEVEL or domain.isupper()
+    is_formula = any(map(str.isdigit, rest))
+    return top.islower() or domain.isupper() or "." in rest or (top.isupper() and not is_formula)
 
 
 def is_public_ipv4(value: str, before: str, after: str) -> bool:

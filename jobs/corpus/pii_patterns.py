@@ -95,7 +95,8 @@ PATTERNS = (
         "email",
         f"@[{LATIN}]",
         # 64 and 63 characters: RFC 5321, 4.5.3.1. The bounds also keep the time linear in the text.
-        f"(?<![{LATIN}])[{LATIN}_][{LATIN}._%+'-]{{0,63}}+@(?:[{LATIN}][{LATIN}-]{{0,62}}\\.)+[A-Za-z]{{2,24}}(?![{LATIN}])",
+        f"(?<![{LATIN}])[{LATIN}_][{LATIN}._%+'-]{{0,63}}+@(?:[{LATIN}][{LATIN}-]{{0,62}}\\.)+"
+        f"(?:xn--[0-9A-Za-z-]{{2,59}}|[A-Za-z]{{2,24}})(?![{LATIN}])",
         checks.is_mail_domain,
     ),
     _pattern(
