@@ -16,11 +16,16 @@ IP_DOCUMENTATION = [
 ]
 """RFC 5737 and RFC 3849: nobody's, but an address of the shape that is looked for; the canaries are made of them."""
 VERSION_BEFORE = re.compile(
-    r"(?i:\b(?:v|ver|versions?|release|build|ec|e\.c\.|sections?|sec|chapter|table|fig|figure)[ .:#]*|[a-z]/|§ ?)$", re.ASCII
+    r"(?i:\b(?:v|ver|versions?|release|build|ec|e\.c\.|sections?|sec|chapter|table|fig|figure|firmware|driver|jdk|jre|java|sdk|nt"
+    r"|ratio)[ .:#]*|[a-z]/|§ ?)$", re.ASCII
 )  # fmt: skip
 HOST_BEFORE = re.compile(
-    r"(?i:\b(?:ip|ipv4|address|addresses|addr|hosts?|servers?|dns|ping|ssh|proxy|gateway|client|router|login)\b|://)", re.ASCII
+    r"(?i:\b(?:ip|ipv4|address|addresses|addr|hosts?|servers?|dns|ping|ssh|proxy|gateway|client|router|login|forwarded)\b"
+    r"|://"
+    r"|\b(?:password|accepted|failed|invalid|(?:dis)?connect(?:ed|ion)?|requests?|user|root|session)\b.{0,30} from $)", re.ASCII
 )  # fmt: skip
+LOG_AFTER = re.compile(r" port [0-9]| - \S{1,32} \[[0-9]{2}/")
+"""How sshd and web servers (Common Log Format) go on after the address of a client."""
 IBAN_LENGTHS = {
     15: "NO", 16: "BE", 18: "DK FI FO GL NL FK SD", 19: "MK SI", 20: "AT BA EE KZ LT LU MN XK", 21: "CH CR HR LI LV",
     22: "BG BH DE GB GE IE ME RS VA", 23: "AE GI IL IQ OM SO TL", 24: "AD CZ ES MD PK RO SA SE SK TN VG",
@@ -40,10 +45,17 @@ COUNTRY_CODES = re.compile(
     "|6(?:[0-6]|[789][0-9])|8(?:[1246]|[058][0-9])|9(?:[0-58]|6[0-8]|7[0-79]|9[2-68])"
 )
 """ITU-T E.164 assigned zones; some of the three-digit ones only to the ten."""
+VERB_BEFORE = re.compile("(?i:call|dial|mobile?|handy) +$")
+"""Other than "call us at" and "Mobile:", which a number must follow."""
 YEARS = re.compile(r"(?:19|20)[0-9]{2}[^0-9(]+(?:19|20)[0-9]{2}")
 NUMBER_GROUPS = re.compile("[0-9]+")
-TEMPLATE = re.compile(r"[${<%*…\[]|\.\.\.|(?i:xxx|your[_-])|[A-Z]+(?:_[A-Z]+)+\Z")
+TEMPLATE = re.compile(r"[${<%*…\[]|\.\.\.|(?i:xxx|your[_-])|[A-Z]+(?:_[A-Z]+)+\Z|(?i:true|false|none|null)\Z")
 """Where a value is to be filled in, as tutorials write it."""
+DESCRIPTION = re.compile(r"-[a-z]{3,}[.]?\Z")
+TURNS = re.compile(r"[0-9](?=[A-Za-z])|[A-Za-z](?=[0-9])|[a-z](?=[A-Z])")
+LEAST_TURNS = 4
+"""Between digits, small and capital letters: 16 characters of hexadecimal have about seven, names one or two."""
+PATH = re.compile(r"[A-Za-z]:/|(?:~|\.{1,2})?/[A-Za-z]?[a-z._-]*(?:/|\Z)")
 AWS_WORDS = re.compile(r"(?i)aws|access|key|secret|amazon")
 
 
@@ -72,7 +84,7 @@ def is_public_ipv4(value: str, before: str, after: str) -> bool:
     if VERSION_BEFORE.search(before) or not _is_given_out(address):
         return False
     is_enzyme_class = value[1] == "." and value[0] in "1234567"
-    return not is_enzyme_class or HOST_BEFORE.search(before) is not None
+    return not is_enzyme_class or HOST_BEFORE.search(before) is not None or LOG_AFTER.match(after) is not None
 
 
 def is_ipv6(value: str, before: str, after: str) -> bool:
@@ -117,9 +129,15 @@ def is_iban(value: str, before: str, after: str) -> bool:
 def is_international_phone(value: str, before: str, after: str) -> bool:
     """Refuses signed decimals ("+1.0 (0.31 - 2.1)") and positions on a chromosome (chr10:+115386962)."""
     digits = _digits(value)
-    if not COUNTRY_CODES.match(digits) or not _has_phone_groups(value):
+    if not COUNTRY_CODES.match(digits) or not _has_phone_groups(value) or value.count("/") > 1:
         return False
     return is_north_american_digits(digits[1:]) if digits[0] == "1" else True
+
+
+def is_phone_after_00(value: str, before: str, after: str) -> bool:
+    """0044 20 ..., as + is dialled: refuses codes of no country."""
+    country = NUMBER_GROUPS.findall(value)[0][2:]
+    return COUNTRY_CODES.fullmatch(country) is not None and is_international_phone(f"+{value[2:]}", before, after)
 
 
 def is_north_american_phone(value: str, before: str, after: str) -> bool:
@@ -133,9 +151,13 @@ def is_north_american_digits(digits: str) -> bool:
 
 
 def is_national_phone(value: str, before: str, after: str) -> bool:
-    """After a word as "Tel.": refuses years, ranges of them and percentages ("mobile phone, 1150 (73.25%)")."""
+    """After a word as "Tel.": refuses years, ranges of them and percentages ("mobile phone, 1150 (73.25%)"), and after one that
+    is a verb as well what may be a count ("we call 1234567 reads")."""
     balanced = value.count("(") == value.count(")") < 2
-    return balanced and len(_digits(value)) > 6 and not YEARS.match(value) and _has_phone_groups(value)
+    is_count = (
+        VERB_BEFORE.search(before) and value[0] not in "0+(" and not is_north_american_digits(_digits(value)[-10:])
+    )
+    return balanced and not is_count and len(_digits(value)) > 6 and not YEARS.match(value) and _has_phone_groups(value)
 
 
 def _has_phone_groups(value: str) -> bool:
@@ -155,8 +177,8 @@ def is_ssn(value: str, before: str, after: str) -> bool:
 
 
 def is_filled_in(value: str, before: str, after: str) -> bool:
-    """Refuses "$PASSWORD", "{token}", "<key>", "****", "your_key", "API_KEY" and a placeholder."""
-    return TEMPLATE.match(value) is None
+    """Refuses "$PASSWORD", "{token}", "<key>", "****", "your_key", "API_KEY", a placeholder, and paths ("/home/ada")."""
+    return TEMPLATE.match(value) is None and PATH.match(value) is None
 
 
 def is_filled_in_password(value: str, before: str, after: str) -> bool:
@@ -166,6 +188,17 @@ def is_filled_in_password(value: str, before: str, after: str) -> bool:
 def is_unquoted_secret(value: str, before: str, after: str) -> bool:
     """Refuses code and prose ("password = read_it", "secret: yes"): a password without quotes has a digit."""
     return is_filled_in(value, before, after) and any(character.isdigit() for character in value)
+
+
+def is_said_password(value: str, before: str, after: str) -> bool:
+    """After "is": refuses "8-character" and "12-fold", which describe one."""
+    is_mixed = any(map(str.isalpha, value)) and DESCRIPTION.search(value) is None
+    return is_mixed and is_unquoted_secret(value, before, after)
+
+
+def is_random(value: str, before: str, after: str) -> bool:
+    """After a word of prose as well ("token", "bearer"): refuses names ("token: BERT-base-2019")."""
+    return is_filled_in(value, before, after) and len(TURNS.findall(value)) >= LEAST_TURNS
 
 
 def is_key(value: str, before: str, after: str) -> bool:
@@ -192,7 +225,8 @@ def normalised(kind: PiiKind, value: str) -> str:
         case "card" | "ssn" | "uk_nhs" | "pl_pesel" | "in_aadhaar" | "de_tax_id":
             return _digits(value)
         case "phone":
-            return ("+" if value.startswith("+") else "") + _digits(value)
+            digits = _digits(value)
+            return f"+{digits}" if value.startswith("+") else f"+{digits[2:]}" if digits.startswith("00") else digits
         case "iban" | "mac" | "uk_nino" | "es_nif" | "es_nie" | "it_fiscal_code":
             return _alphanumeric(value).upper()
         case "person" | "location" | "organization":

@@ -5,8 +5,8 @@ array --one RE2 alternation--> rows that may hold anything --one RE2 pass a patt
 A pattern's `prefilter` matches wherever its `expression` does, so the first two passes lose nothing. Not found: values
 spelled out ("name at example dot org"), in full-width or other digits than 0-9, or with zero-width characters between them;
 e-mail addresses in other than Latin letters; private, loopback and multicast IP addresses, which name nobody; IPv4 addresses
-that begin with 1 to 7 and have no word as "host" before them, which are enzymes (EC 3.4.21.4); national telephone numbers
-other than North American ones without a word as "Tel." before them.
+that begin with 1 to 7 with neither a word as "host" before them nor the rest of a log's line after, which are enzymes (EC
+3.4.21.4); national telephone numbers other than North American ones without a word as "Tel." before them.
 """
 
 import re
@@ -20,7 +20,7 @@ from configs.schema.pii import PatternKind, PiiKind
 from jobs.corpus import pii_checks as checks
 
 Check = Callable[[str, str, str], bool]
-BEFORE, AFTER = 48, 8
+BEFORE, AFTER = 48, 48
 """Characters around a candidate that its check reads: a few words."""
 
 
@@ -55,30 +55,45 @@ SPACE = " \u00a0\u2009\u202f"
 DASH = "\u2010\u2011\u2013-"
 """Closed by the ASCII hyphen: the class goes last inside brackets."""
 GAP = f"[{SPACE}{DASH}]"
+WRAP = f"(?:{GAP}|[ ]?\r?\n[ ]{{0,8}})"
+"""A gap, or the end of a line with what the next is indented by."""
 
 PHONE_WORD = (
     "(?i:tele(?:phone|fon|fono|fax)|teléfono|téléphone|tél|tel|phone|fax|mobile?|handy|hotline|helpline|whatsapp|call|dial)"
     "(?:[ .:;#=/,]|(?i:numbers?|nummer|nr|no|line|is|at|on|us|me)){1,6}"
 )
+SHORT_PHONE_WORD = "(?:[TMF]:|[Pp]h[.:]) ?"
+"""As letterheads have them; "pH" is none."""
 SECRET_WORD = (
-    "(?i:password|passwd|passphrase|pwd|secret|(?:api|access|secret|private|account)[_-]?key|apikey"
+    "(?i:passwor[dt]|kennwort|contraseña|passwd|passphrase|pwd|secret|(?:api|access|secret|private|account)[_-]?key|apikey"
     "|(?:access|auth|refresh|bearer|api)[_-]?token)"
     "(?:\\\\?[\"'])?[ \t]{0,3}(?::=|=>|[:=])[ \t]{0,3}"
 )
+PASSWORD_IS = "(?i:(?:passwor[dt]|passphrase|passcode|kennwort) (?:is|ist):? )"
+TOKEN_WORD = (
+    "(?i:bearer|token|(?:api|access|secret|private|account|auth) key)[\"']?(?:[ :=]|(?i: ist? ))[ \t]{0,3}[\"']?"
+)
+"""Words of prose as well, so what follows must look random."""
 TOKEN_PREFIXES = (
     "AKIA[0-9A-Z]{16}", "ASIA[0-9A-Z]{16}", "gh[pousr]_[0-9A-Za-z]{36}", "github_pat_[0-9A-Za-z_]{22}", "glpat-[0-9A-Za-z_-]{20}",
     "xox[abeoprs]-[0-9A-Za-z-]{10}", "AIza[0-9A-Za-z_-]{35}", "[rs]k_live_[0-9A-Za-z]{16}", "hf_[0-9A-Za-z]{34}",
-    "sk-[0-9A-Za-z_-]{32}",
+    "sk-[0-9A-Za-z_-]{32}", "npm_[0-9A-Za-z]{36}", "pypi-AgE[0-9A-Za-z_-]{16}", "dckr_pat_[0-9A-Za-z_-]{27}",
+    r"SG\.[0-9A-Za-z_-]{22}\.[0-9A-Za-z_-]{43}", r"hooks\.slack\.com/services/T[0-9A-Z]{8,12}/B[0-9A-Z]{8,12}/[0-9A-Za-z]{20}",
 )  # fmt: skip
-"""AWS, GitHub, GitLab, Slack, Google, Stripe, Hugging Face, OpenAI, as each provider documents its keys."""
+"""AWS, GitHub, GitLab, Slack, Google, Stripe, Hugging Face, OpenAI, npm, PyPI, Docker Hub, SendGrid, as each
+provider documents its keys."""
 IPV4 = r"[0-9]{1,3}\.[0-9]{1,3}\.[0-9]{1,3}\.[0-9]{1,3}"
 IPV6 = "[23][0-9A-Fa-f]{3}:[0-9A-Fa-f]{0,4}:"
 """2000::/3, the only part of IPv6 that is given out: `std::vector` and 12:30:45 are no candidates."""
 CARD = f"[2-6][0-9]{{3}}{GAP}?[0-9]{{4}}{GAP}?[0-9]{{4}}{GAP}?[0-9]{{4}}|3[0-9]{{3}}{GAP}?[0-9]{{6}}{GAP}?[0-9]{{4,5}}"
 NANP = rf"(?:\([2-9][0-9]{{2}}\)[{SPACE}]?|[2-9][0-9]{{2}}[.{DASH}])[2-9][0-9]{{2}}[.{DASH}][0-9]{{4}}"
 """North American: NPA-NXX-XXXX."""
+PHONE_GAP = f"(?:[.(){SPACE}{DASH}]{{0,2}}| ?/ ?)"
+"""Not a slash beside a bracket or a point: a rate."""
 # 14 digits: E.164 allows 15, no plan has them, and sums in columns do.
-E164 = rf"\+[1-9](?:[.(){SPACE}{DASH}]{{0,2}}[0-9]){{8}}"
+E164 = rf"\+[1-9](?:{PHONE_GAP}[0-9]){{8}}"
+IDD = f"00[1-9][0-9]{{0,2}}(?:[{SPACE}{DASH}]|[ ]?\\(0\\)[ ]?)[1-9]"
+"""What most countries dial for + (ITU-T E.164). Numbers that are filled with zeros (0034 0051) go on with another one."""
 SSN = f"[0-9]{{3}}[{DASH}][0-9]{{2}}[{DASH}][0-9]{{4}}"
 SSN_WORD = "(?i:ssn|social security(?: number| no\\.?)?)[ :#.]{1,3}"
 
@@ -120,23 +135,38 @@ PATTERNS = (
     ),
     _pattern(
         "iban",
-        f"[A-Z]{{2}}[0-9]{{2}}{GAP}?[0-9A-Z]{{4}}{GAP}?[0-9A-Z]{{4}}{GAP}?[0-9A-Z]{{3}}",
-        f"(?<![0-9A-Za-z])(?:{checks.iban_expression(GAP)})(?![0-9A-Za-z])",
+        f"[A-Z]{{2}}[0-9]{{2}}{WRAP}?[0-9A-Z]{{4}}{WRAP}?[0-9A-Z]{{4}}{WRAP}?[0-9A-Z]{{3}}",
+        f"(?<![0-9A-Za-z])(?:{checks.iban_expression(WRAP)})(?![0-9A-Za-z])",
+        checks.is_iban,
+    ),
+    _pattern(
+        "iban",
+        # Nearly all have digits only after the bank's code; without that every "cd44 high cells" is read twice.
+        f"[a-z]{{2}}[0-9]{{2}}{WRAP}?[0-9a-z]{{4}}{WRAP}?[0-9]{{4}}",
+        f"(?<![0-9A-Za-z])(?=....{WRAP}?....{WRAP}?[0-9]{{4}})(?:{checks.iban_expression(WRAP).lower()})(?![0-9A-Za-z])",
         checks.is_iban,
     ),
     _pattern(
         "phone",
         E164,
-        rf"(?<![{ASCII_WORD}+)\]])\+[1-9](?:[.(){SPACE}{DASH}]{{0,2}}[0-9]){{8,13}}(?![{ASCII_WORD}]|[.,][0-9])",
+        rf"(?<![{ASCII_WORD}+~)\]])\+[1-9](?:{PHONE_GAP}[0-9]){{8,13}}(?![{ASCII_WORD}]|[.,][0-9])",
         checks.is_international_phone,
     ),
+    _pattern("phone", rf"\b{IDD}", f"{NOT_IN_NUMBER}{IDD}(?:{PHONE_GAP}[0-9]){{6,11}}{NUMBER_ENDS}", checks.is_phone_after_00),
     _pattern("phone", NANP, f"{NOT_IN_NUMBER}(?:1[ .{DASH}])?{NANP}{NUMBER_ENDS}", checks.is_north_american_phone),
     _pattern(
         "phone",
         rf"{PHONE_WORD}[+(]{{0,2}}[0-9]",
         rf"(?<![{ASCII_WORD}]){PHONE_WORD}(?:\((?![0-9]{{2,5}}\)))?"
-        rf"(?P<value>(?:\([0-9]{{2,5}}\)[./{SPACE}{DASH}]{{0,2}}|\+)?[0-9](?:[.()/{SPACE}{DASH}]{{0,2}}[0-9]){{4,14}})"
+        rf"(?P<value>(?:\([0-9]{{2,5}}\)[./{SPACE}{DASH}]{{0,2}}|\+)?[0-9](?:(?:[.()/{SPACE}{DASH}]{{0,2}}| / )[0-9]){{4,14}})"
         rf"(?![{ASCII_WORD}%]| %|[.,][0-9])",
+        checks.is_national_phone,
+    ),
+    _pattern(
+        "phone",
+        rf"{SHORT_PHONE_WORD}\(?0[1-9]",
+        rf"(?<![{ASCII_WORD}]){SHORT_PHONE_WORD}"
+        rf"(?P<value>(?:\(0[0-9]{{1,4}}\)|0[1-9])(?:{PHONE_GAP}[0-9]){{5,10}}){NUMBER_ENDS}",
         checks.is_national_phone,
     ),
     _pattern("ssn", SSN, f"{NOT_IN_NUMBER}{SSN}{NUMBER_ENDS}", checks.is_ssn),
@@ -187,6 +217,18 @@ PATTERNS = (
         # Possessive: `os.environ[...]` and `read()` are code, and so is every shorter beginning of them.
         f"{SECRET_WORD}(?P<value>[^ \t\r\n\"'`,;<>(){{}}\\[\\]\\\\]{{6,200}}+)(?![(\\[{{])",
         checks.is_unquoted_secret,
+    ),
+    _pattern(
+        "secret",
+        f"{PASSWORD_IS}[^ \t\r\n]",
+        f"{PASSWORD_IS}[\"']?(?P<value>[^ \t\r\n\"'`,;<>(){{}}\\[\\]\\\\]{{6,200}}+)(?![(\\[{{])",
+        checks.is_said_password,
+    ),
+    _pattern(
+        "secret",
+        f"{TOKEN_WORD}[0-9A-Za-z_.~+/=-]{{4}}",
+        f"(?<![A-Za-z]){TOKEN_WORD}(?P<value>[0-9A-Za-z_.~+/=-]{{15,255}}[0-9A-Za-z_~+/=-])",
+        checks.is_random,
     ),
     _pattern(
         "mac",

@@ -4,7 +4,9 @@ Without them `logo@2x.png`, `getty@tty1.service` and `x@w.transpose` are address
 comes with the extra `pii` only: tier `patterns` finds the same on every host.
 """
 
-RESERVED = frozenset({"test", "example", "invalid", "localhost", "local", "internal", "lan", "corp", "home"})
+RESERVED = frozenset(
+    {"test", "example", "invalid", "localhost", "local", "internal", "lan", "corp", "home", "localdomain"}
+)
 """RFC 2606, RFC 6762 and what networks without a name of their own use; the canaries are made of the first."""
 WITHDRAWN = frozenset({"an", "bitnet", "cs", "dd", "tp", "uucp", "yu", "zr"})
 """Where people of old texts had their mail."""
@@ -74,7 +76,7 @@ DELEGATED = frozenset(
     wedding weibo weir wf whoswho wien wiki williamhill win windows wine winners wme wolterskluwer woodside work works world
     wow ws wtc wtf xbox xerox xihuan xin xxx xyz yachts yahoo yamaxun yandex ye yodobashi yoga yokohama you youtube yt yun za
     zappos zara zero zip zm zone zuerich zw
-    """.split()
+    """.split()  # noqa: SIM905 - 1,300 quoted strings are no list to read
 )
 """Those of Latin letters: IANA's list of 3 October 2026 (https://data.iana.org/TLD/tlds-alpha-by-domain.txt) and nine more of the
 public suffix list of April 2025. Those of other scripts are written xn--..., as nothing else is."""

@@ -22,6 +22,7 @@ TIER_1 = Pii(tier="patterns")
 
 PEM = "-----BEGIN PRIVATE KEY-----\nMIIEvQ+/=\nDEK-Info: x\n-----END PRIVATE KEY-----"
 JWT = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0In0.dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1g"
+HEX = "9f86d081884c7d659a2feaa0c55ad015"
 
 REPLACED = {
     "CONTACT: ada.l@sinc.unl.example.ar. More": "CONTACT: [EMAIL]. More",
@@ -31,9 +32,14 @@ REPLACED = {
     "at http://192.0.2.17:10024/a and 198.51.100.7, 8.8.8.8.": "at http://[IP]:10024/a and [IP], [IP].",
     "The server 1.1.1.1 answers; 2001:db8::17:1: so does": "The server [IP] answers; [IP]: so does",
     "Visa 4111 1111 1111 1111, exp. 12/26; 3782-822463-10005": "Visa [CARD], exp. 12/26; [CARD]",
+    "X-Forwarded-For: 3.5.140.2; Failed password for root from 4.35.6.200 port 22": "X-Forwarded-For: [IP]; Failed password for root from [IP] port 22",
+    '3.5.140.2 - ada [10/Oct/2000:13:55:36 -0700] "GET / HTTP/1.0"': '[IP] - ada [10/Oct/2000:13:55:36 -0700] "GET / HTTP/1.0"',
     "UnionPay 6205500000000000004": "UnionPay [CARD]",
     "secret: password: hunter22": "secret: password: [SECRET]",
     "IBAN GB82 WEST 1234 5698 7654 32 OR DE89370400440532013000.": "IBAN [IBAN] OR [IBAN].",
+    "de89370400440532013000, GB82 WEST 1234\n  5698 7654 32, DE89\r\n3704 0044 0532 0130 00": "[IBAN], [IBAN], [IBAN]",
+    "Telefon 030 / 90 18 20, +49 (0)89 / 123 456-78, 0044 20 7946 0958, +49 89/1234567": "Telefon [PHONE], [PHONE], [PHONE], [PHONE]",
+    "T: 020 7946 0018, ph. 03 9999 1234; call us at 0800 123 4567": "T: [PHONE], ph. [PHONE]; call us at [PHONE]",
     "+44 20 7946 0018, +1 (212) 555-0123; (212) 555-0123": "[PHONE], [PHONE]; [PHONE]",
     "call 1-212-555-0123 or 212.555.0123 now": "call [PHONE] or [PHONE] now",
     "Tel.: 020 7946 0018; phone number is (020) 7946-0018, (Tel. 01632 960001).": "Tel.: [PHONE]; phone number is [PHONE], (Tel. [PHONE]).",
@@ -45,6 +51,10 @@ REPLACED = {
     "-----BEGIN RSA PRIVATE KEY-----\nMIIEvQ==\n\nThat was all: the end is missing.": "[SECRET]\n\nThat was all: the end is missing.",
     f"Bearer {JWT}, AKIAIOSFODNN7EXAMPLE": "Bearer [SECRET], [SECRET]",
     "DB_PASSWORD=hunter22 dbPassword: 'correct-horse' {\\\"api_key\\\": \\\"abcd\\\"}": "DB_PASSWORD=[SECRET] dbPassword: '[SECRET]' {\\\"api_key\\\": \\\"[SECRET]\\\"}",
+    f"API key: {HEX}, token: {HEX}, Bearer {HEX}, token is {HEX}.": "API key: [SECRET], token: [SECRET], Bearer [SECRET], token is [SECRET].",
+    "Your password is Hunter2! passwort: Geheim123": "Your password is [SECRET] passwort: [SECRET]",
+    f"npm_{HEX}7e1a, pypi-AgEIcHlwaS5vcmc{HEX}, dckr_pat_{HEX[5:]}": "[SECRET], [SECRET], [SECRET]",
+    f"SG.{HEX[10:]}.{HEX}{HEX[:11]} https://hooks.slack.com/services/T00000000/B00000000/{HEX[:24]}": "[SECRET] https://[SECRET]",
     "00:00:5e:00:53:af and 00-00-5E-00-53-AF": "[MAC] and [MAC]",
 }  # fmt: skip
 
@@ -61,6 +71,7 @@ LEFT_ALONE = [
     "logo@2x.png, icon@3x.webp, getty@tty1.service, lodash@4.17.x.tgz, x@w.transpose, foo@0.3.beta, Fe@C.nm, Au@SiO2.In acid",
     "EC 3.4.21.4, (GalNAc-T EC 2.4.1.41), lineage B.1.1.28.1, tricyclo[8.2.1.02,9]tridecane, 3.3.1.1",
     "adamantane is tricyclo[3.3.1.13,7]decane; version 25.0.0.1, v12.0.0.1, Chrome/96.0.46.110",
+    "JDK 17.0.2.8, firmware 21.4.0.12, ratio 25.30.35.40; trypsin from 3.4.21.4 - a protease",
     "10.0.0.1, 192.168.1.1, 127.0.0.1, 224.0.0.1, 999.1.1.1, 1.2.3.4.5, std::vector, 12:30:45, a::b, 2a00:1450::",
     "https://doi.org/10.2174/1568026620666200820145412, 10.1016/j.cell.2020.01.001, PMID: 33012345",
     "ACTRN12619001343190, ACTRN 12617000863336, CRD42020190365, NCT02760001, ISRCTN 15535800, IRCT20170802035460N2",
@@ -69,10 +80,15 @@ LEFT_ALONE = [
     "GB83 WEST 1234 5698 7654 32, GB82 WEST 1234 5698 7654 321, XX82 WEST 1234 5698 7654 32",
     "chr10:115386962-115390436+/mmu, by telephone 3, 6, 12 and 36 months later, mobile phone, 1150 (73.25%)",
     "phone 2015-2016, call 12345, 112-555-0123, 212-155-0123, 212-555.0123, 211-555-01234, +999 123 456 789, 020 7946 0018",
+    "1:10~+20191229111838, call 1234567 reads, call 12 345 678 variants, mobile 1000 2000 3000 nodes, +12/05/2019/1234",
+    "0034 0051 0007, 0012 3456 7890, 100044 20 7946 0958, pH: 012 345 678, T: 0.123 4567, at.ph. 7.4, p. 0123-0456",
     "000-12-3456, 666-12-3456, 900-12-3456, 123-00-4567, 123-45-0000, 2012-12-3456",
     "https://user@host/, https://host.test:443/a@b, https://{user}:{token}@host, ftp://user:$PASS@host",
     "password = os.environ['X'], password=read_it(1), password: str, secret: yes, Password: a review of 12345678",
     "api_key = 'API_KEY', token = 'YOUR_TOKEN', password='your_password', password: '****', client_secret=<secret>1",
+    '{"PWD": "/home/user/project", "OLDPWD": "/Users/ada7", "password": "false", "secret": "./keys/a1"} PWD=C:/ada/7',
+    "token: BERT-base-uncased-2019, API key: see section 12, bearer 2019-2020-cohort-study-7, the password is 12-character",
+    "cd44 1234 5678, de89370400440532013001, pypi-AgE, npm_config_cache, SG.1, hooks.slack.com/services/",
     "AKIALLSKWERTYNMPQRST is a peptide; ASIA A paraplegia; ASIA syndrome",
     "23:00-07:00 h, 11:00-14:00, pacing C1-X6-C2-X17-18-C3, 10:20:30:40:50:60, ff:ff:ff:ff:ff:ff, HLA-DRB1*15:01:01:01",
 ]  # fmt: skip
@@ -148,6 +164,8 @@ def test_one_value_has_one_hash_however_it_is_written_and_another_with_another_s
     for a, b in (
         ("Ada@Example.com", "ada@example.COM"),
         ("4111 1111 1111 1111", "4111111111111111"),
+        ("+44 20 7946 0018", "0044 20 7946 0018"),
+        ("DE89370400440532013000", "de89 3704 0044 0532 0130\n00"),
         ("2001:db8:0::1:1", "2001:DB8::1:1"),
     ):
         first, second = redact([a, b], TIER_1, SALT)
