@@ -44,10 +44,19 @@ def _letters(random_: random.Random, count: int) -> str:
 
 
 def _email(random_: random.Random) -> str:
-    """RFC 2606: example.com and .test are nobody's."""
+    """RFC 2606: example.com and .test are nobody's, and xn--zckzah is the Japanese .test."""
     given, family = _names(random_)
     local = random_.choice((f"{given}.{family}", f"{given[0]}_{family}".lower(), f"{family}+lab{_digits(random_, 2)}"))
-    return f"{local}@{random_.choice(('example.com', 'mail.example.org', 'uni-x.test', 'EXAMPLE.NET'))}"
+    domains = (
+        "example.com",
+        "mail.example.org",
+        "uni-x.test",
+        "EXAMPLE.NET",
+        "Uni-X.TEST",
+        "Mail.Uni-X.Test",
+        "uni-x.xn--zckzah",
+    )
+    return f"{local}@{random_.choice(domains)}"
 
 
 def _ip(random_: random.Random) -> str:
@@ -74,7 +83,8 @@ def _iban(random_: random.Random) -> str:
     number = random_.choice(
         ("GB82WEST12345698765432", "DE89370400440532013000", "FR1420041010050500013M02606", "NO9386011117947")
     )
-    gap = random_.choice(("", " "))
+    number = random_.choice((number, number.lower()))
+    gap = random_.choice(("", " ", "\n"))
     return gap.join(number[place : place + 4] for place in range(0, len(number), 4))
 
 
@@ -83,12 +93,14 @@ def _phone(random_: random.Random) -> str:
     last = _digits(random_, 2)
     return random_.choice(
         (f"(212) 555-01{last}", f"212-555-01{last}", f"212.555.01{last}", f"+1 212 555 01{last}", f"1-800-555-01{last}",
-         f"+44 20 7946 09{last}", f"+441632960{_digits(random_, 3)}", f"+44 (0)20 7946 00{last}")
+         f"+44 20 7946 09{last}", f"+441632960{_digits(random_, 3)}", f"+44 (0)20 7946 00{last}",
+         f"+44 (0)20 / 7946 00{last}", f"0044 20 7946 00{last}", f"0044 (0)20-7946-00{last}")
     )  # fmt: skip
 
 
 def _national_phone(random_: random.Random) -> str:
-    return random_.choice((f"020 7946 00{_digits(random_, 2)}", f"01632 960{_digits(random_, 3)}"))
+    last = _digits(random_, 2)
+    return random_.choice((f"020 7946 00{last}", f"01632 9600{last}", f"(020) 7946 00{last}", f"020 / 79 46 00 {last}"))
 
 
 def _ssn(random_: random.Random) -> str:
@@ -112,12 +124,19 @@ def _key(random_: random.Random) -> str:
     pem = f"-----BEGIN RSA PRIVATE KEY-----\n{body}\n-----END RSA PRIVATE KEY-----"
     jwt = f"eyJ{_letters(random_, 20)}.{_letters(random_, 40)}.{_letters(random_, 43)}"
     return random_.choice(
-        (pem, jwt, "AKIAIOSFODNN7EXAMPLE", f"ghp_{_letters(random_, 36)}", f"AIza{_letters(random_, 35)}")
-    )
+        (pem, jwt, "AKIAIOSFODNN7EXAMPLE", f"ghp_{_letters(random_, 36)}", f"AIza{_letters(random_, 35)}",
+         f"npm_{_letters(random_, 36)}", f"pypi-AgEIcHlwaS5vcmc{_letters(random_, 60)}", f"dckr_pat_{_letters(random_, 27)}",
+         f"SG.{_letters(random_, 22)}.{_letters(random_, 43)}",
+         f"hooks.slack.com/services/T00000000/B00000000/{_letters(random_, 24)}")
+    )  # fmt: skip
 
 
 def _password(random_: random.Random) -> str:
     return _letters(random_, random_.randrange(8, 24))
+
+
+def _token(random_: random.Random) -> str:
+    return random_.choice((_letters(random_, 40), "".join(random_.choices("0123456789abcdef", k=40))))
 
 
 def _from(*values: str) -> Callable[[random.Random], str]:
@@ -131,10 +150,14 @@ CANARIES: dict[PiiKind, tuple[Canary, ...]] = {
     "ip": ((_ip, ("{}", "the host {}")),),
     "card": ((_card, ("{}", "card {}")),),
     "iban": ((_iban, ("{}", "IBAN {}")),),
-    "phone": ((_phone, ("{}", "Tel.: {}")), (_national_phone, ("Tel. {}", "phone number {}", "Fax: {}"))),
+    "phone": ((_phone, ("{}", "Tel.: {}")), (_national_phone, ("Tel. {}", "phone number {}", "Fax: {}", "T: {}", "ph. {}"))),
     "ssn": ((_ssn, ("{}", "SSN {}")),),
     "credentials": ((_credentials, ("https://{}/records", "postgres://{}:5432")),),
-    "secret": ((_key, ("{}",)), (_password, ("password={}", 'api_key: "{}"', '{{"client_secret": "{}"}}'))),
+    "secret": (
+        (_key, ("{}",)),
+        (_password, ("password={}", 'api_key: "{}"', '{{"client_secret": "{}"}}', "password is {}", "Passwort: {}")),
+        (_token, ("API key: {}", "token: {}", "Authorization: Bearer {}")),
+    ),
     "mac": ((_mac, ("{}", "MAC {}")),),
     "crypto": ((_from("1A1zP1eP5QGefi2DMPTfTL5SLmv7DivfNa", "bc1qw508d6qejxtdg4y5r3zarvary0c5xw7kv8f3t4"), ("{}",)),),
     "uk_nhs": ((_from("943 476 5919", "9434765919"), ("{}",)),),
@@ -164,6 +187,7 @@ LOOK_ALIKES: tuple[str, ...] = (
     "CAS 7732-18-5, pacing C1-X6-C2-X17-18-C3, ratios 10:20:30:40:50:60 and +1.{d} (0.3{d} - 2.{d}) months.",
     'In code: std::vector<int> v; password = read_password(); token = os.environ["TOKEN"]; 2 ** 10 = 1024.',
     "Values were 1{ddd} 2{ddd} 3{ddd} 4{ddd} 5{ddd}; grant 5R01-CA-{ddd}{ddd}-0{d}; ORCID 0000-0002-{dddd}-{dddd}.",
+    "We call 1{d} {ddd} {ddd} variants in images as logo@{d}x.png with JDK 17.0.{d}.8; token: BERT-base-uncased-2019, pH: 7.{d}.",
     "Genes K2, D2, H460, TP53 and peptide AKIALLSKWERTYNMPQRST (20-mer) of T. acidophilum and E. coli LplA.",
 )
 """Each "d" in braces is a random digit."""

@@ -106,7 +106,8 @@ def json_array(file: BufferedReader, uri: str) -> Iterator[Row]:
     """The rows of an array; a file that begins with an object holds one a line, whatever its name says."""
     is_array = file.peek().removeprefix(UTF8_BOM).lstrip().startswith(b"[")
     for row in _elements(file, uri) if is_array else json_lines(file, uri):
-        if not isinstance(row.value, Rejected) or row.value.reason != "broken_json":
+        is_broken = isinstance(row.value, Rejected) and row.value.reason == "broken_json"
+        if not is_broken or row.value.detail.endswith(LOOSE):
             yield row
             continue
         told = REST_UNREAD if is_array else NOT_LINES
