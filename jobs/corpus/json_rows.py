@@ -106,12 +106,12 @@ def json_array(file: BufferedReader, uri: str) -> Iterator[Row]:
     """The rows of an array; a file that begins with an object holds one a line, whatever its name says."""
     is_array = file.peek().removeprefix(UTF8_BOM).lstrip().startswith(b"[")
     for row in _elements(file, uri) if is_array else json_lines(file, uri):
-        is_broken = isinstance(row.value, Rejected) and row.value.reason == "broken_json"
-        if not is_broken or row.value.detail.endswith(LOOSE):
+        value = row.value
+        if not isinstance(value, Rejected) or value.reason != "broken_json" or value.detail.endswith(LOOSE):
             yield row
             continue
         told = REST_UNREAD if is_array else NOT_LINES
-        yield replace(row, value=replace(row.value, detail=f"{row.value.detail}; {told}"))
+        yield replace(row, value=replace(value, detail=f"{value.detail}; {told}"))
         if is_array:
             return
 

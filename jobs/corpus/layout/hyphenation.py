@@ -1,13 +1,14 @@
-"""Words broken at line ends are joined; the document's own words tell whether the hyphen stays.
+"""Words broken at line ends are joined; the document's own words, then frequent English ones, tell whether the hyphen stays.
 
 "co-" / "worker and" --"coworker" elsewhere in the text--> "coworker" / "and"
                      --"co-worker" elsewhere-->            "co-worker" / "and"
-                     --neither--> both halves words here: the hyphen stays; else it goes
+                     --neither--> "coworker" a frequent word: it goes; both halves words, here or frequent: it stays; else it goes
 """
 
 import re
 from collections import Counter
 from dataclasses import dataclass
+from pathlib import Path
 
 from jobs.corpus.layout.lines import Lines, long_lines
 
@@ -35,7 +36,12 @@ STANDS_BEFORE_WORDS = {
     "open", "wide", "one", "five", "six", "first", "second", "third", "best", "real", "state", "large", "small",
     "all", "ex", "evidence", "post", "pre", "meta",
 }  # fmt: skip
-"""They do before a word of this document."""
+"""They do before a word of this document, or a frequent one."""
+PREFIXES = {
+    "anti", "co", "re", "up", "down", "off", "on", "over", "under", "inter", "intra", "multi", "sub",
+    "peri", "extra", "trans",
+}  # fmt: skip
+"""They do before a word, though they are none themselves or a short one."""
 STANDS_BEHIND = {
     "dependent", "independent", "based", "related", "induced", "like", "specific", "derived", "free", "treated",
     "associated", "term", "level", "type", "fold", "rich", "up", "down", "mediated", "resistant", "sensitive",
@@ -46,6 +52,10 @@ STANDS_BEHIND = {
     "producing", "responsive", "exposed", "enhanced",
 }  # fmt: skip
 """Second halves that are mostly the writer's own, behind a whole word."""
+FREQUENT = frozenset(Path(__file__).with_name("english_words.txt").read_text().split())
+"""8000 words: an abstract has 200 of its own, which say nothing of most breaks (tests/benchmarks/hyphenation.py finds both)."""
+LONGEST_ACRONYM = 4
+"""Behind another one, GC-MS: longer capitals are a heading's broken word."""
 FEWEST = 2
 """Broken words before a text is taken for one set in lines: one may be a verse, or a table's cell."""
 NEARLY_FULL = 0.55
@@ -144,19 +154,35 @@ def _vocabulary(texts: list[str], broken: list[int]) -> Counter[str]:
 
 def _hyphen_stays(head: str, hyphen: str, tail: str, vocabulary: Counter[str]) -> bool:
     head = head.rpartition("/")[2]
-    first, second = head.rpartition("-")[2].lower(), tail.lower()
+    part = head.rpartition("-")[2]
+    first, second = part.lower(), tail.lower()
     whole, hyphenated = vocabulary[(head + tail).lower()], vocabulary[f"{head}-{tail}".lower()]
     if whole != hyphenated:
         return hyphenated > whole
-    if hyphen == "\u00ad":
+    if hyphen == "\u00ad" or _is_frequent(first + second.partition("-")[0]):
         return False
-    if len(head) == 1 or tail[0].isupper():
-        return True
-    known_first, known_second = vocabulary[first] > 0, vocabulary[second] > 0
-    if first in STANDS_BEFORE and not ENDING.match(second):
+    if len(part) > 1 and part.isupper() and tail.isupper():
+        return len(tail) <= LONGEST_ACRONYM
+    if len(head) == 1 or tail[0].isupper() or part != head or "-" in tail:
+        return True  # a chain, state-of-the-art, is broken at its own hyphens
+    return _stands_between(part, second, vocabulary)
+
+
+def _stands_between(head: str, second: str, vocabulary: Counter[str]) -> bool:
+    """Whether two halves are words for a hyphen between them."""
+    first = head.lower()
+    known_first, known_second = (vocabulary[half] > 0 or _is_frequent(half) for half in (first, second))
+    if first in STANDS_BEFORE and (known_second or not ENDING.match(second)):
         return True
     if second in STANDS_BEHIND and (known_first or len(first) >= 4 or not first.isascii()):
         return True
     if first in STANDS_BEFORE_WORDS:
         return known_second
-    return known_first and known_second and len(first) >= 3 and len(second) >= 4
+    is_acronym = sum(map(str.isupper, head)) > 1
+    shortest = 3 if vocabulary[first] and vocabulary[second] else 4  # for-give, car-pet
+    before = first in PREFIXES or is_acronym or (known_first and len(first) >= shortest)
+    return before and known_second and len(second) >= 4
+
+
+def _is_frequent(word: str) -> bool:
+    return word in FREQUENT or (word.endswith("s") and word[:-1] in FREQUENT)
