@@ -19,7 +19,7 @@ from scipy.sparse.csgraph import connected_components
 from cluster import kill_points
 from cluster.storage import Store
 from jobs.corpus.dedup import first_of_equals
-from jobs.corpus.members import INDEX, MEMBER_SCHEMA, IndexFile, matrix
+from jobs.corpus.members import INDEX, MEMBER_SCHEMA, SIGNATURE, IndexFile, matrix
 from jobs.corpus.minhash import similarity
 from jobs.corpus.partitions import Report
 from jobs.corpus.schema import partitions_of, read_table, write_table
@@ -53,18 +53,19 @@ class Signatures:
     text: np.ndarray
     """(N, HASHES)"""
     answers: np.ndarray
-    """(N, HASHES)"""
+    """(conversations, HASHES)"""
     has_text: np.ndarray
     """(N,) bool"""
-    has_answers: np.ndarray
-    """(N,) bool"""
+    answers_at: np.ndarray
+    """(N,) the row of `answers`, -1 where there are none"""
     similar: float
 
     def alike(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
         """Whether texts are alike, and of two conversations the answers too; bool, for every pair of rows."""
         found = self.has_text[left] & self.has_text[right]
         found &= similarity(self.text[left], self.text[right]) >= self.similar
-        both = found & self.has_answers[left] & self.has_answers[right]
+        left, right = self.answers_at[left], self.answers_at[right]
+        both = found & (left >= 0) & (right >= 0)
         found[both] = similarity(self.answers[left[both]], self.answers[right[both]]) >= self.similar
         return found
 
@@ -145,8 +146,12 @@ def _members(files: list[IndexFile], paired: np.ndarray, newest: int) -> pa.Tabl
 
 
 def _signatures(members: pa.Table, similar: float) -> Signatures:
-    has = [pc.is_valid(members[name]).to_numpy(zero_copy_only=False).astype(bool) for name in ("signature", "answers")]
-    return Signatures(matrix(members["signature"]), matrix(members["answers"]), has[0], has[1], similar)
+    has_text, has_answers = (
+        pc.is_valid(members[name]).to_numpy(zero_copy_only=False).astype(bool) for name in ("signature", "answers")
+    )
+    answers = matrix(members["answers"].drop_null().cast(SIGNATURE))
+    answers_at = np.where(has_answers, np.cumsum(has_answers) - 1, -1)
+    return Signatures(matrix(members["signature"]), answers, has_text, answers_at, similar)
 
 
 def _decide(members: pa.Table, graph: csr_matrix, found: Signatures, rank: np.ndarray, newest: int) -> pa.Table:

@@ -27,12 +27,12 @@ MEMBER_SCHEMA = pa.schema(
         ("characters", pa.int64()),
         ("uri", pa.string()),
         ("signature", SIGNATURE),
-        ("answers", SIGNATURE),
+        ("answers", pa.binary()),
     ]
 )
 """`split_by` as in CANDIDATE_SCHEMA, null where it is the sha256. `signature` is of the text, null of judged answers, whose
-prompts are alike on purpose, and of texts without words; `answers` is of what a conversation answers, null of texts: two
-questions about one long passage are no copies of each other."""
+prompts are alike on purpose, and of texts without words; `answers` is of what a conversation answers: two questions
+about one long passage are no copies of each other; null of texts, which costs nothing where the width is not fixed."""
 
 INDEX = f"{ALGORITHM}/members-2"
 """Of an earlier corpus that can be compared with. The number is that of MEMBER_SCHEMA."""
@@ -65,7 +65,9 @@ def describe(documents: pa.Table) -> pa.Table:
             "split_by": pc.if_else(pc.equal(split_by, sha256), pa.scalar(None, pa.string()), split_by),
             "precedence": ordered["precedence"], "characters": pc.utf8_length(ordered["text"]).cast(pa.int64()),
             "uri": ordered["uri"], "signature": _signatures(ordered["text"], compared),
-            "answers": _signatures(pa.array(answers, pa.large_string()), pc.and_(compared, pc.is_valid(ordered["messages"]))),
+            "answers": _signatures(
+                pa.array(answers, pa.large_string()), pc.and_(compared, pc.is_valid(ordered["messages"]))
+            ).cast(pa.binary()),
         },
         schema=MEMBER_SCHEMA,
     )  # fmt: skip

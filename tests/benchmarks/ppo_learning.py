@@ -224,28 +224,30 @@ def main() -> None:
     run("prompts")
     model, shards = (find_named(store, name).content for name in ("base", "prompts"))
     model = model.below("model")
-    if not (drawn / "pairs.jsonl").exists():
-        draw_pairs(model, read_prompts(shards, "train").rows, drawn / "pairs.jsonl")
-    run("proxy")
-    proxy_model = find_named(store, "proxy").content
-    print(f"proxy: {proxy_model.read_json('history.json')[-1]}", flush=True)
     groups = sample(model, read_prompts(shards, "heldout").rows[:HELDOUT_PROMPTS], BEST_OF)
-    proxy = best_of_n(proxy_scores(proxy_model.below("model"), groups))
-    gold = best_of_n(gold_scores(model, groups))
-    result: dict[str, Any] = {"best_of_16": {"proxy": proxy[-1][1] - proxy[0][1], "gold": gold[-1][1] - gold[0][1]}}
-    for config, curve in (("gain", proxy), ("direct", gold)):
+    curves = {"gold": best_of_n(gold_scores(model, groups))}
+    if {*options.only} != {"direct"}:
+        if not (drawn / "pairs.jsonl").exists():
+            draw_pairs(model, read_prompts(shards, "train").rows, drawn / "pairs.jsonl")
+        run("proxy")
+        proxy_model = find_named(store, "proxy").content
+        print(f"proxy: {proxy_model.read_json('history.json')[-1]}", flush=True)
+        curves["proxy"] = best_of_n(proxy_scores(proxy_model.below("model"), groups))
+    print(f"best-of-n: {json.dumps(curves)}", flush=True)
+    result: dict[str, Any] = {"best_of_16": {name: curve[-1][1] - curve[0][1] for name, curve in curves.items()}}
+    for config, judge in (("gain", "proxy"), ("direct", "gold")):
         if config in options.only:
             found = []
             for seed in options.seeds:
                 seen = evaluations(seed, config)
-                found.append(against(curve, seen))
+                found.append(against(curves[judge], seen))
                 print(f"{config}, seed {seed}: {json.dumps(seen)}\n    {json.dumps(found[-1])}", flush=True)
             names = set.intersection(*(set(each) for each in found))
             result[config] = {name: statistics.median(each[name] for each in found) for name in sorted(names)}
             result[config]["least_gain_at_same_length"] = min(each["gain_at_same_length"] for each in found)
     if "over" in options.only:
         seen = evaluations(None, "over")
-        draw(seen, proxy, gold, OUTPUT / "over_optimisation.svg")
+        draw(seen, curves["proxy"], curves["gold"], OUTPUT / "over_optimisation.svg")
         print(f"over: {json.dumps(seen)}", flush=True)
         best = max(seen, key=lambda entry: entry["gold"])
         result["over"] = {

@@ -42,7 +42,7 @@ def test_json_alone_writes_no_page(run: ToyRun, tmp_path: Path, monkeypatch: pyt
 
 def test_what_has_no_card_is_refused(run: ToyRun, tmp_path: Path) -> None:
     answer = acclimate("data", "card", "base", "--store", run.store.root)
-    require_refused(answer, 2, "no finished corpus or shards is called 'base'", "corpus (", "texts (")
+    require_refused(answer, 2, "no finished corpus or shards or mix is called 'base'", "corpus (", "texts (")
     nowhere = tmp_path / "none" / "card.html"
     answer = acclimate("data", "card", "corpus", "--store", run.store.root, "--out", str(nowhere))
     require_refused(answer, 2, f"--out {nowhere}", "name a file in a directory that is there")
