@@ -9,6 +9,7 @@ A step is a transaction: prompts, seeds and minibatches are functions of (run, s
 again and gives the same. A lost engine costs the answers of its step; a lost learner everything since the last checkpoint.
 """
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -152,7 +153,8 @@ def _steps(job: PpoJob, cast: Cast, progress: Progress, listener: Listener) -> E
         kill_points.reach("ppo_updated")
         synced = _synced(cast, progress.step + 1, stage.health.probes(progress.step), listener)
         clock.ended("sync")
-        seen = {"sync/mismatch": synced.mismatch, "sync/position": synced.position}
+        probed = {"sync/mismatch": synced.mismatch, "sync/position": synced.position}
+        seen = {name: value for name, value in probed.items() if not math.isnan(value)}
         numbers = clock.numbers(cast.busy_s(), updated.actions)
         progress = after_step(progress, updated, stage, {**updated.metrics, **seen})
         listener.metrics({**progress.history[-1], **numbers})
