@@ -1,6 +1,6 @@
 """Stages that turn documents into training rows: `corpus` and `shards`."""
 
-from typing import Literal, Self
+from typing import Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
@@ -21,6 +21,7 @@ RowFormat = Literal[
 
 
 DocumentFormat = Literal["auto", "jsonl", "text", "html", "pdf", "docx", "pubmed", "jats"]
+WITHOUT_COLUMNS = {*get_args(DocumentFormat)} - {"auto", "jsonl"}
 
 
 class Source(Node):
@@ -51,7 +52,7 @@ class Source(Node):
 
     @model_validator(mode="after")
     def _rows_have_columns(self) -> Self:
-        if self.licence_column is not None and self.format in ("text", "html", "pdf", "docx", "pubmed", "jats"):
+        if self.licence_column is not None and self.format in WITHOUT_COLUMNS:
             raise ValueError(f"licence_column: files of `format: {self.format}` have no columns; leave it out")
         return self
 

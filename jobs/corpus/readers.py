@@ -69,9 +69,9 @@ def _documents(file: BinaryIO, uri: str, source: Source) -> Iterator[Raw | Rejec
         yield from _articles(XmlStream(buffered(unpacked(file, uri))), uri, kind)
     elif source.format == "jsonl":
         rows = json_lines(buffered(unpacked(file, uri)), uri)
-        yield from _recognised_rows(_licensed(rows, uri, source.licence_column), uri, source.licence_column)
+        yield from _recognised_rows(_require_column(rows, uri, source.licence_column), uri, source.licence_column)
     else:
-        rows = _licensed(rows_of(file, uri), uri, source.licence_column)
+        rows = _require_column(rows_of(file, uri), uri, source.licence_column)
         if source.format == "auto":
             yield from _rows_of_one_format(rows, uri, source.licence_column)
         else:
@@ -87,7 +87,7 @@ def _articles(stream: XmlStream, uri: str, kind: str) -> Iterator[Raw | Rejected
     raise RowError("unknown_xml", f"its root element is <{stream.root[:40]}>; known are <{PUBMED_ROOT}> and <article>")
 
 
-def _licensed(rows: Iterator[Row], uri: str, column: str | None) -> Iterator[Row]:
+def _require_column(rows: Iterator[Row], uri: str, column: str | None) -> Iterator[Row]:
     """The same rows. Raises DataError after them where none has the column: a misspelt one would give all that of the source."""
     if column is None:
         yield from rows

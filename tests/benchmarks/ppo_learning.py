@@ -1,14 +1,14 @@
 """Whether PPO learns: its reward against that of best-of-n at equal KL, and what becomes of the true reward beyond.
 
-    python tests/benchmarks/ppo_learning.py [--seeds 1 2 3] [--only gain over direct]
+    python tests/benchmarks/ppo_learning.py [--seeds 1 2 3] [--only gain over direct direct_lora]
 
     instructions --> questions that ask for one sentence, so that most answers end
     base model --6 answers a prompt--> pairs by formula --acclimate run proxy.yaml--> reward model (proxy)
     base model --16 answers a held-out prompt, judged by both--> best-of-n: score at KL log n - (n - 1)/n
-    ppo_runs/{gain,over,direct}.yaml --acclimate run--> history: held-out score, gold score and KL every few steps
+    ppo_runs/{gain,over,direct,direct_lora}.yaml --acclimate run--> history: held-out score, gold score and KL every few steps
 
 The true (gold) reward is a formula, the reading ease of an answer; the pairs are constructed by it and judged by nobody. `gain` is
-PPO against the proxy, `direct` GRPO on the formula itself, `over` PPO far past the use of the proxy (Gao et al. 2022, arXiv
+PPO against the proxy, `direct` GRPO on the formula itself (`direct_lora`: by adapters), `over` PPO far past the use of the proxy (Gao et al. 2022, arXiv
 2210.10760: the proxy rises on, the gold reward falls). Draws artifacts/ppo_learning/over_optimisation.svg. Last line, medians over
 the seeds: {"gain_vs_best_of_n": r, ...}. Wanted: >= 0.9 for both gains, and gains at the same length above 0 for every seed.
 
@@ -40,6 +40,8 @@ from jobs.ppo.prompts import read_prompts, requests_for  # noqa: E402
 from jobs.records import PromptRow, Rollout, Sampling  # noqa: E402
 
 RUNS = "tests/benchmarks/ppo_runs"
+ON_THE_FORMULA = ("direct", "direct_lora")
+RUNS_NAMED = ["gain", "over", *ON_THE_FORMULA]
 NEW_TOKENS, HELDOUT_PROMPTS = 64, 100
 """As in gain.yaml."""
 LONGEST_QUESTION = 160
@@ -216,7 +218,7 @@ def draw(seen: Sequence[dict[str, float]], proxy: Curve, gold: Curve, file: Path
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
-    parser.add_argument("--only", nargs="+", choices=["gain", "over", "direct"], default=["gain", "over", "direct"])
+    parser.add_argument("--only", nargs="+", choices=RUNS_NAMED, default=RUNS_NAMED)
     options = parser.parse_args()
     store = open_store(str(ROOT / "artifacts"))
     drawn = ROOT / "artifacts" / "drawn"
@@ -226,7 +228,7 @@ def main() -> None:
     model = model.below("model")
     groups = sample(model, read_prompts(shards, "heldout").rows[:HELDOUT_PROMPTS], BEST_OF)
     curves = {"gold": best_of_n(gold_scores(model, groups))}
-    if {*options.only} != {"direct"}:
+    if not {*options.only} <= {*ON_THE_FORMULA}:
         if not (drawn / "pairs.jsonl").exists():
             draw_pairs(model, read_prompts(shards, "train").rows, drawn / "pairs.jsonl")
         run("proxy")
@@ -235,7 +237,7 @@ def main() -> None:
         curves["proxy"] = best_of_n(proxy_scores(proxy_model.below("model"), groups))
     print(f"best-of-n: {json.dumps(curves)}", flush=True)
     result: dict[str, Any] = {"best_of_16": {name: curve[-1][1] - curve[0][1] for name, curve in curves.items()}}
-    for config, judge in (("gain", "proxy"), ("direct", "gold")):
+    for config, judge in (("gain", "proxy"), *((name, "gold") for name in ON_THE_FORMULA)):
         if config in options.only:
             found = []
             for seed in options.seeds:

@@ -12,8 +12,8 @@ from pydantic import ValidationError
 
 from cluster.artifacts import ArtifactNotFound, artifact_around, attempt, find_named
 from cluster.storage import Store
-from configs.schema.gate import Gate, Purpose
-from jobs.corpus.gate import allowed_of, decide, reasons_against, require_purpose, sealed, sealed_together
+from configs.schema.gate import Confidentiality, Gate, Purpose
+from jobs.corpus.gate import allowed_of, decide, freedom, reasons_against, require_purpose, sealed, sealed_together
 from jobs.corpus.schema import DataError, read_table
 from jobs.merging import Part
 from tests.world.command import acclimate, require_refused
@@ -58,6 +58,14 @@ def test_what_few_may_know_is_not_learnt_unless_said(confidentiality: Any, allow
     assert decide(Gate(), "MIT", confidentiality).allowed == allowed
     wide = Gate.model_validate({"confidentiality": {"train": "restricted"}})
     assert "train" in decide(wide, "MIT", confidentiality).allowed
+
+
+def test_what_may_be_used_most_freely_comes_first() -> None:
+    terms: list[tuple[str, Confidentiality]] = [
+        ("MIT", "public"), ("GPL-3.0-only OR MIT", "internal"), ("LicenseRef-x", "public"), ("GPL-3.0-only", "internal"),
+        ("CC0-1.0", "restricted"), ("MIT AND GPL-3.0-only", "restricted"),
+    ]  # fmt: skip
+    assert sorted(terms[::-1], key=lambda kind: freedom(*kind)) == terms
 
 
 def test_documents_that_some_purpose_does_not_allow_are_set_aside() -> None:
