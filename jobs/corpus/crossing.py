@@ -1,8 +1,10 @@
-"""Documents that one input of a mix trains on and another holds out: what the held-out loss of the mix would be wrong by.
+"""Documents that several inputs of a mix have: on both sides of the split, and twice on one.
 
-    documents/ of all inputs --(document, input, split), by document--> those on both sides, a partition at a time
+    documents/ of all inputs --(document, input, split), by document--> those of several inputs, a partition at a time
 
-Sides follow from content, but corpora may be split by other fractions or seeds, or by clusters that differ.
+What one input trains on and another holds out makes the held-out loss of the mix wrong, and is refused. Sides follow from
+content, but corpora may be split by other fractions or seeds, or by clusters that differ. What two inputs train on is in
+the mix more often than its share says; that is told.
 """
 
 # pyarrow.compute makes its functions when it is imported:
@@ -28,19 +30,22 @@ SIDE_SCHEMA = pa.schema(
 RunPartitions = Callable[[list[Report], Read, Write, int, str, Progress], list[Report]]
 
 
-def check_apart(
+def shared_documents(
     name: str,
     inputs: Mapping[str, Store],
     manifests: Mapping[str, Mapping[str, Any]],
     partitions: int,
     progress: Progress,
     run: RunPartitions,
-) -> None:
-    """Raises DataError where a document is on both sides of the split, naming the two inputs; or an input says no documents.
+) -> dict[str, int]:
+    """How many documents two inputs both train on, by their names: {"papers, wiki": 12}.
 
     Args:
         name: of the mix.
         run: `run_partitions`.
+
+    Raises:
+        DataError: a document is on both sides of the split; names the two inputs. Or an input says no documents.
     """
     units = []
     for number, (each, manifest) in enumerate(manifests.items()):
@@ -69,19 +74,30 @@ def check_apart(
             for side in (rows["heldout"], pc.invert(rows["heldout"]))
         )
         # Within one input a document may be on both sides on purpose (jobs/corpus/document_rows.py).
-        both = held.join(trained, "document_id", join_type="inner", right_suffix="_trained")
-        both = both.filter(pc.not_equal(both["input"], both["input_trained"]))
-        pairs = zip(both["input"].to_pylist(), both["input_trained"].to_pylist(), strict=True)
-        return {"crossing": [[*pair, count] for pair, count in sorted(Counter(pairs).items())]}
+        return {
+            "crossing": _pairs(held, trained),
+            "shared": [each for each in _pairs(trained, trained) if each[0] < each[1]],
+        }
 
-    found: Counter[tuple[int, int]] = Counter()
+    crossing: Counter[tuple[int, int]] = Counter()
+    shared: Counter[tuple[int, int]] = Counter()
     for report in run(units, read, write, partitions, "mix, documents", progress):
-        found.update({(held, trained): count for held, trained, count in report["crossing"]})
-    if found:
-        names = [*manifests]
-        (held, trained), count = max(sorted(found.items()), key=lambda item: item[1])
+        for counts, told in ((crossing, report["crossing"]), (shared, report["shared"])):
+            counts.update({(left, right): count for left, right, count in told})
+    names = [*manifests]
+    if crossing:
+        (held, trained), count = max(sorted(crossing.items()), key=lambda item: item[1])
         raise DataError(
             f"stages.{name}: {count:,} documents that {names[held]} holds out are trained on in {names[trained]}; their held-out "
             "loss would say nothing. Give both corpora the same `heldout_fraction` and `split_seed`, and build one "
             "`near_duplicates.against` the other, or leave one of them out"
         )
+    return {f"{names[left]}, {names[right]}": count for (left, right), count in sorted(shared.items())}
+
+
+def _pairs(left: pa.Table, right: pa.Table) -> list[list[int]]:
+    """[left input, right input, documents that they have both], of different inputs."""
+    both = left.join(right, "document_id", join_type="inner", right_suffix="_right")
+    both = both.filter(pc.not_equal(both["input"], both["input_right"]))
+    counted = Counter(zip(both["input"].to_pylist(), both["input_right"].to_pylist(), strict=True))
+    return [[*pair, count] for pair, count in sorted(counted.items())]

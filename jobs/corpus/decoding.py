@@ -4,6 +4,7 @@ Rows have no such choice: JSON lines, CSV and Parquet are UTF-8, and a row that 
 """
 
 import codecs
+import contextlib
 import re
 from dataclasses import dataclass
 
@@ -22,6 +23,8 @@ MARKS = {
 
 GUESSED_FROM_BYTES = 64 << 10
 """Around the first byte that is not UTF-8: a guess from the beginning of a file may see nothing but ASCII."""
+SHIFT = re.compile(rb"\x1b\$[@B]")
+"""To a Japanese set, in the one encoding of texts that is ASCII byte by byte, and so UTF-8 as well (RFC 1468)."""
 CONTROLS = re.compile(r"[\x01-\x08\x0e-\x1a\x1c-\x1f\x7f-\x84\x86-\x9f]")
 """Characters that texts do not have: a guessed encoding that gives them was the wrong one. Form feed, escape and U+0085 occur."""
 
@@ -42,6 +45,9 @@ def decoded(content: bytes, is_html: bool = False) -> Decoded:
     Raises:
         RowError: `not_utf8` with the byte where it is none and no guess fits; `nul_bytes`: it is no text.
     """
+    if SHIFT.search(content) and b"\0" not in content and content.isascii():
+        with contextlib.suppress(UnicodeDecodeError):
+            return Decoded(content.decode("iso2022_jp"), "iso2022_jp")
     mark = next((mark for mark in MARKS if content.startswith(mark)), b"")
     encoding = MARKS.get(mark, "utf-8")
     try:

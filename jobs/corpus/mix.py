@@ -1,6 +1,6 @@
 """Packed rows of several shards artifacts -> one of the same form, in which each has its share of the tokens.
 
-documents of the inputs --none on both sides of the split (crossing.py)-->
+documents of the inputs --none on both sides of the split, those that two have are told (crossing.py)-->
 indexes of the inputs --which rows, and where to (shares.py)--> units
 files of the inputs --rows, hash shuffle by shard (mix_files.py)--> {train,heldout,documents}/shard-NNNNN.parquet
                                                  --> {train,heldout}/index.parquet, manifest.json
@@ -20,7 +20,7 @@ import pyarrow as pa
 from cluster.storage import Store
 from configs.schema.mix import MixStage
 from configs.schema.run import MIXED_ROWS
-from jobs.corpus.crossing import check_apart
+from jobs.corpus.crossing import shared_documents
 from jobs.corpus.document_rows import DOCUMENTS
 from jobs.corpus.gate import sealed_together
 from jobs.corpus.mix_files import (
@@ -90,6 +90,8 @@ class MixSummary:
     inputs: dict[str, MixedInput]
     scarcest: str
     """The input that limits the mix."""
+    shared: dict[str, int]
+    """Documents that two inputs train on, by the names of both: {"papers, wiki": 12}."""
 
 
 def build_mix(
@@ -114,7 +116,12 @@ def build_mix(
     """
     manifests = {each: inputs[each].read_json("manifest.json") for each in sorted(inputs)}
     check_mixable(name, inputs, manifests)
-    check_apart(name, inputs, manifests, stage.shards, progress, run_partitions)
+    shared = shared_documents(name, inputs, manifests, stage.shards, progress, run_partitions)
+    for pair, count in shared.items():
+        say(
+            f"{count:,} documents are in the training rows of both {pair.replace(', ', ' and ')}: the mix may have them twice. "
+            "If that is not meant, build one of their corpora `near_duplicates.against` the other"
+        )
     indexes = told_apart({split: read_indexes(inputs, manifests, split) for split in SPLITS})
     tokens = tokens_of(indexes["train"])
     choice = choose(tokens, stage.fractions, stage.repeat, stage.choice_seed)
@@ -129,7 +136,7 @@ def build_mix(
     units = [unit for split in SPLITS for unit in units_of(split, placements[split], indexes[split], manifests)]
     reports = run_partitions(units, partition_reader(inputs), partition_writer(output), stage.shards, "mix", progress)
     rows = {split: index_table(placements[split], indexes[split]) for split in SPLITS}
-    summary = _summary(stage, combined(manifests), rows, choice, tokens)
+    summary = _summary(stage, combined(manifests), rows, choice, tokens, shared)
     _write_manifest(manifests, reports, rows, output, summary)
     return summary
 
@@ -223,6 +230,7 @@ def _summary(
     rows: Mapping[str, pa.Table],
     choice: Choice,
     tokens: Mapping[str, Numbers],
+    shared: dict[str, int],
 ) -> MixSummary:
     return MixSummary(
         **together,
@@ -234,6 +242,7 @@ def _summary(
             for (each, asked), uses in zip(stage.fractions.items(), choice.uses.values(), strict=True)
         },
         scarcest=choice.scarcest,
+        shared=shared,
     )
 
 

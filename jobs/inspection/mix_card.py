@@ -51,6 +51,8 @@ class MixCard:
     """The largest share first."""
     scarcest: str
     """The input that limits the mix."""
+    shared: dict[str, int]
+    """Documents that two inputs train on, by the names of both."""
     decisions: list[dict[str, Any]]
     """Documents, licence, confidentiality and what is allowed (jobs/corpus/gate.py), of all inputs."""
     allowed: list[str]
@@ -81,6 +83,7 @@ def mix_card(artifact: Artifact, about: dict[str, Any]) -> MixCard:
         heldout=MixedSplit(**manifest["heldout"]),
         parts=sorted(parts, key=lambda part: (-part.share, part.name)),
         scarcest=manifest["scarcest"],
+        shared=manifest["shared"],
         decisions=manifest["gate"]["decisions"],
         allowed=manifest["gate"]["allowed"],
         settings=artifact.record["settings"],

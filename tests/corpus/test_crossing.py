@@ -54,3 +54,15 @@ def test_what_one_input_holds_out_none_trains_on(tmp_path: Path, monkeypatch: py
     mixed(monkeypatch, {"held": held, "wiki": inputs["wiki"]}, out, shares={"held": 0.5, "wiki": 0.5})
     with pytest.raises(DataError, match="4 documents that held holds out are trained on in papers.*heldout_fraction"):
         mixed(monkeypatch, {"held": held, "papers": inputs["papers"]}, out, shares={"papers": 0.5, "held": 0.5})
+
+
+def test_documents_that_two_inputs_train_on_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs = three_inputs(tmp_path)
+    again = write_shards(Store(str(tmp_path / "again")), "papers", 12)  # 12 of the 30 documents of papers
+    out = Store(str(tmp_path / "out"))
+    twice = {"papers": inputs["papers"], "again": again, "wiki": inputs["wiki"]}
+    summary, said = mixed(monkeypatch, twice, out, shares={"papers": 0.5, "again": 0.2, "wiki": 0.3})
+    assert summary.shared == {"again, papers": 12} == out.read_json("manifest.json")["shared"]
+    assert any("12 documents are in the training rows of both again and papers" in line for line in said)
+    apart, said = mixed(monkeypatch, inputs, Store(str(tmp_path / "apart")), **STAGE)
+    assert apart.shared == {} and not any("in the training rows of both" in line for line in said)

@@ -167,6 +167,16 @@ def test_texts_that_are_not_utf8_are_decoded_and_say_as_what(tmp_path: Path) -> 
     assert reason(one(tmp_path / "d.txt", b"\xff\xfea")) == "not_utf8"
 
 
+def test_japanese_mail_is_ascii_byte_by_byte_and_read_all_the_same(tmp_path: Path) -> None:
+    words = "鉄は細胞に必要である。 Iron."
+    row = one(tmp_path / "a.txt", words.encode("iso2022_jp"))
+    assert text(row) == words and isinstance(row, Raw) and row.encoding == "iso2022_jp"
+    page = one(tmp_path / "a.html", f"<html><body><p>{words}</p></body></html>".encode("iso2022_jp"))
+    assert words in text(page)
+    coloured = "a \x1b[1mbold\x1b[0m word, and \x1b$Bnothing of that"
+    assert text(one(tmp_path / "b.txt", coloured)) == coloured
+
+
 def test_a_row_that_is_not_utf8_is_named_with_its_byte(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(b'{"text": "good"}\n{"text": "\xe9"}\n')
     _, bad = read(tmp_path / "a.jsonl")
