@@ -66,6 +66,9 @@ def _show_source(report: "FilterReport", source: "SourceReport", console: Consol
             f"{languages or 'none'}"
         )
     )
+    if source.set_aside:
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in source.set_aside.items())
+        console.print(Text(f"set aside before any rule: {reasons}", style="yellow"))
     if source.without_spaces:
         console.print(
             f"{source.without_spaces:,} documents are in scripts without spaces between words: rules about words do not judge "

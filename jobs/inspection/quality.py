@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 from transformers import PreTrainedTokenizerBase
 
 from cluster.storage import Store
@@ -88,6 +89,8 @@ class SourceReport:
     """Share of documents by their most probable language, the five most frequent."""
     without_spaces: int
     """Documents that rules about words do not judge, so that they stay."""
+    set_aside: dict[str, int]
+    """Rows by the reason they never come before the rules: unreadable, too short, duplicate."""
     sets: list[SetReport]
 
 
@@ -123,7 +126,9 @@ def filter_report(name: str, stage: CorpusStage, limit: int, count: CountTokens,
             ScoredDocument(row["uri"], row["text"], score(row["text"]), identify(row["text"]), length)
             for row, length in zip(rows, tokens, strict=True)
         ]
-        sources.append(source_report(source, scored, quality_of(stage, source)))
+        bad = documents.bad_rows.filter(pc.field("source") == source)
+        set_aside = dict(sorted(Counter(bad["reason"].to_pylist()).items()))
+        sources.append(source_report(source, scored, quality_of(stage, source), set_aside))
     return FilterReport(name, documents.complete, tokens_by, sources)
 
 
@@ -133,7 +138,9 @@ def _without_gates(stage: CorpusStage) -> CorpusStage:
     return stage.model_copy(update={"quality": Quality(), "sources": sources})
 
 
-def source_report(name: str, documents: list[ScoredDocument], quality: Quality) -> SourceReport:
+def source_report(
+    name: str, documents: list[ScoredDocument], quality: Quality, set_aside: dict[str, int]
+) -> SourceReport:
     sets = {"config": quality} if quality.thresholds else {}
     sets |= {preset: Quality(presets=[preset]) for preset in PRESETS}
     languages = Counter(next(iter(document.languages)) for document in documents)
@@ -143,6 +150,7 @@ def source_report(name: str, documents: list[ScoredDocument], quality: Quality) 
         tokens=sum(document.tokens for document in documents),
         languages={code: count / len(documents) for code, count in languages.most_common(LANGUAGES_NAMED)},
         without_spaces=sum(document.scores["unspaced_characters"] > UNSPACED_SHARE for document in documents),
+        set_aside=set_aside,
         sets=[_set_report(label, documents, rules) for label, rules in sets.items()],
     )
 

@@ -51,6 +51,17 @@ def filtered(run: ToyRun, *arguments: str) -> dict[str, Any]:
     return {**report, "sources": {source["source"]: source for source in report["sources"]}}
 
 
+def test_rows_that_never_come_before_the_rules_are_counted(tmp_path: Path) -> None:
+    run = write_run(tmp_path, cleaning={"minimum_characters": 10})
+    with (tmp_path / "notes.jsonl").open("a") as file:
+        file.write(json.dumps({"text": SOURCES["notes"][0]}) + "\nno JSON\n")
+    sources = filtered(run)["sources"]
+    assert sources["papers"]["set_aside"] == {"too_short": 1} and sources["papers"]["documents"] == 9
+    assert sources["notes"]["set_aside"] == {"broken_json": 1, "duplicate": 1} and sources["notes"]["documents"] == 3
+    shown = acclimate("data", "filter", str(run.config))
+    assert "set aside before any rule: 1 broken_json, 1 duplicate" in " ".join(shown.stdout.split())
+
+
 def test_presets_are_compared_where_nothing_gates(tmp_path: Path) -> None:
     report = filtered(write_run(tmp_path))
     assert (report["stage"], report["complete"], report["tokens_by"]) == ("texts", True, "characters / 4")
@@ -131,7 +142,7 @@ def scored(place: int, words: float, sentences: float) -> ScoredDocument:
 
 def test_what_a_rule_drops_alone_is_told_from_what_others_drop_too() -> None:
     documents = [scored(1, 1, 9), scored(2, 2, 9), scored(3, 3, 1), scored(4, 9, 1), scored(5, 9, 9)]
-    own = source_report("s", documents, Quality(min_words=4, min_sentences=2)).sets[0]
+    own = source_report("s", documents, Quality(min_words=4, min_sentences=2), {}).sets[0]
     words, sentences = own.rules
     assert (own.dropped, own.share, own.tokens, own.token_share) == (4, 0.8, 40, 0.8)
     assert (words.dropped, words.only, words.tokens) == (3, 2, 30)
@@ -141,7 +152,7 @@ def test_what_a_rule_drops_alone_is_told_from_what_others_drop_too() -> None:
 
 
 def test_a_source_without_documents_is_shown_as_such() -> None:
-    report = source_report("s", [], Quality(min_words=4))
+    report = source_report("s", [], Quality(min_words=4), {})
     assert report.documents == 0 and report.languages == {} and report.sets[0].rules[0].percentiles == {}
 
 
