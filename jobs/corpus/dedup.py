@@ -1,39 +1,56 @@
 """Exact duplicates by content hash. The survivor follows from the data alone: smallest (precedence, uri)."""
 
+# pyarrow.compute makes its functions when it is imported:
+# pyright: reportAttributeAccessIssue=false
+
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from configs.schema.licences import either
+
+KEYS = ["sha256", "precedence", "uri", "licence", "confidentiality"]
+"""What it takes to tell copies: texts are moved once, when it is known which stay."""
 
 
 @dataclass(frozen=True)
 class Deduplicated:
-    """`duplicates` has the columns of `survivors` and `survivor_uri`; rows of both are sorted by sha256."""
+    """Numbers of rows, by sha256.
 
-    survivors: pa.Table
-    duplicates: pa.Table
+    Example:
+        of texts "b", "a", "a": Deduplicated(survivors=[1, 0], licences=["MIT", "MIT"], duplicates=[2], survivor_uri=["a#1"])
+    """
+
+    survivors: np.ndarray
+    licences: pa.Array
+    """Of the survivors, those of their copies added."""
+    duplicates: np.ndarray
+    survivor_uri: pa.Array
+    """Of the duplicates."""
 
 
-def drop_duplicates(documents: pa.Table) -> Deduplicated:
-    """Splits rows with columns sha256, precedence, uri, licence and confidentiality into the first of each sha256 and the rest.
+def drop_duplicates(keys: pa.Table) -> Deduplicated:
+    """The first row of each sha256, and the rest.
 
     A text that came by several licences may be used by any of them: its survivor has `A OR B`, of those that are as
     confidential as itself.
 
-    All copies of a text must be in the table: equal hashes mean equal ids, hence one partition.
+    Args:
+        keys: the columns KEYS. All copies of a text must be among the rows: equal hashes mean equal ids, hence one partition.
     """
-    ordered = documents.sort_by([("sha256", "ascending"), ("precedence", "ascending"), ("uri", "ascending")])
-    sha256 = ordered["sha256"].to_numpy(zero_copy_only=False)
-    survivor_row = first_of_equals(sha256)
-    is_first = survivor_row == np.arange(len(sha256))
-    duplicates = ordered.append_column("survivor_uri", ordered["uri"].take(pa.array(survivor_row))).filter(
-        pa.array(~is_first)
+    order = pc.sort_indices(keys, [(name, "ascending") for name in ("sha256", "precedence", "uri")])
+    ordered = keys.take(order).combine_chunks()
+    survivor_row = first_of_equals(ordered["sha256"].to_numpy(zero_copy_only=False))
+    is_first = survivor_row == np.arange(len(survivor_row))
+    licences, uris, rows = _licences(ordered, survivor_row), ordered["uri"].combine_chunks(), order.to_numpy()
+    return Deduplicated(
+        rows[is_first],
+        licences.filter(pa.array(is_first)),
+        rows[~is_first],
+        uris.take(pa.array(survivor_row[~is_first])),
     )
-    licences = _licences(ordered, survivor_row)
-    ordered = ordered.set_column(ordered.schema.get_field_index("licence"), "licence", licences)
-    return Deduplicated(ordered.filter(pa.array(is_first)), duplicates)
 
 
 def _licences(ordered: pa.Table, survivor_row: np.ndarray) -> pa.Array:

@@ -36,6 +36,8 @@ about one long passage are no copies of each other; null of texts, which costs n
 
 INDEX = f"{ALGORITHM}/members-2"
 """Of an earlier corpus that can be compared with. The number is that of MEMBER_SCHEMA."""
+SLICE = 1024
+"""Documents."""
 WORD = r"[\p{L}\p{M}\p{N}]"
 """RE2. As ngrams.py has them."""
 
@@ -54,19 +56,23 @@ class IndexFile:
 
 
 def describe(documents: pa.Table) -> pa.Table:
-    """MEMBER_SCHEMA of CANDIDATE_SCHEMA."""
-    ordered = documents.sort_by("document_id")
-    sha256, split_by = ordered["sha256"], ordered["split_by"]
-    compared = pc.and_(pc.is_null(ordered["judgement"]), pc.match_substring_regex(ordered["text"], WORD))
-    answers = [None if messages is None else _answers(messages) for messages in ordered["messages"].to_pylist()]
+    """MEMBER_SCHEMA of CANDIDATE_SCHEMA. A slice at a time: words and their hashes are several times what the texts are."""
+    slices = [_described(documents.slice(start, SLICE)) for start in range(0, documents.num_rows, SLICE)]
+    return pa.concat_tables([MEMBER_SCHEMA.empty_table(), *slices]).sort_by("document_id").combine_chunks()
+
+
+def _described(documents: pa.Table) -> pa.Table:
+    texts, sha256, split_by = documents["text"], documents["sha256"], documents["split_by"]
+    compared = pc.and_(pc.is_null(documents["judgement"]), pc.match_substring_regex(texts, WORD))
+    answers = [None if messages is None else _answers(messages) for messages in documents["messages"].to_pylist()]
     return pa.table(
         {
-            "document_id": ordered["document_id"], "sha256": sha256,
+            "document_id": documents["document_id"], "sha256": sha256,
             "split_by": pc.if_else(pc.equal(split_by, sha256), pa.scalar(None, pa.string()), split_by),
-            "precedence": ordered["precedence"], "characters": pc.utf8_length(ordered["text"]).cast(pa.int64()),
-            "uri": ordered["uri"], "signature": _signatures(ordered["text"], compared),
+            "precedence": documents["precedence"], "characters": pc.utf8_length(texts).cast(pa.int64()),
+            "uri": documents["uri"], "signature": _signatures(texts, compared),
             "answers": _signatures(
-                pa.array(answers, pa.large_string()), pc.and_(compared, pc.is_valid(ordered["messages"]))
+                pa.array(answers, pa.large_string()), pc.and_(compared, pc.is_valid(documents["messages"]))
             ).cast(pa.binary()),
         },
         schema=MEMBER_SCHEMA,

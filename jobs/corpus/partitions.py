@@ -6,6 +6,7 @@ Ray retries lost tasks without limit, so `read` and `write` must be pure functio
 whose bytes do not depend on the order in which rows arrive. Counters in actors would lose rows at every retry.
 """
 
+import ctypes
 import json
 import logging
 import os
@@ -17,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 import ray.data
+from ray.data.context import DEFAULT_SHUFFLE_INPUT_BATCH_BYTES
 from ray.exceptions import RayError
 
 from cluster import kill_points
@@ -24,6 +26,11 @@ from configs.errors import user_error_inside
 
 MAX_READ_BLOCKS = 2000
 """Above this, a read task takes several units: Ray Data's scheduling costs some milliseconds a task."""
+
+PIECE_BYTES, LEAST_BATCH_BYTES = 8 << 20, 64 << 20
+"""A map task of a shuffle cuts so much that a partition's piece of it has PIECE_BYTES, but not less than the second and not
+more than Ray's own setting (1 GiB), which alone would make one task of a small corpus: it holds everything twice while one
+core works."""
 
 RETRY_ADVICE = "\nFailed to apply UDF transform"
 """What Ray Data writes behind the message of every error raised in a task (ray/data/_internal/util.py)."""
@@ -50,15 +57,20 @@ def run_partitions(
         UserError: as raised inside `read` or `write`.
     """
     _be_quiet()
+    batch_bytes = min(DEFAULT_SHUFFLE_INPUT_BATCH_BYTES, max(LEAST_BATCH_BYTES, partitions * PIECE_BYTES))
+    ray.data.DataContext.get_current().shuffle_input_batch_bytes = batch_bytes
 
     def read_batch(batch: pa.Table) -> Iterator[pa.Table]:
         for unit in batch["unit"].to_pylist():
             yield from read(json.loads(unit))
 
     def write_block(block: pa.Table) -> Iterator[pa.Table]:
-        for partition in sorted(block["partition"].unique().to_pylist()):
-            rows = block.filter(pc.field("partition") == partition)
+        partitions_here = sorted(block["partition"].unique().to_pylist())
+        for partition in partitions_here:
+            rows = block if len(partitions_here) == 1 else block.filter(pc.field("partition") == partition)
             report = {"partition": partition, "rows": rows.num_rows, "report": write(partition, rows)}
+            del rows
+            _give_back()
             yield pa.table({"report": [json.dumps(report)]})
 
     table = pa.table({"unit": [json.dumps(unit) for unit in units]})
@@ -76,7 +88,9 @@ def run_each(units: list[Report], work: Callable[[Report], Report], label: str, 
     def work_batch(batch: pa.Table) -> Iterator[pa.Table]:
         for unit in batch["unit"].to_pylist():
             number, value = json.loads(unit)
-            yield pa.table({"report": [json.dumps({"partition": number, "report": work(value)})]})
+            report = work(value)
+            _give_back()
+            yield pa.table({"report": [json.dumps({"partition": number, "report": report})]})
 
     table = pa.table({"unit": [json.dumps([number, unit]) for number, unit in enumerate(units)]})
     dataset = ray.data.from_arrow(table, override_num_blocks=min(len(units), MAX_READ_BLOCKS))
@@ -91,6 +105,14 @@ def _cpus_of_a_core() -> float:
     if len(nodes) > 1:
         return 1
     return max(1, nodes[0]["Resources"].get("CPU", 1) // len(os.sched_getaffinity(0)))
+
+
+def _give_back() -> None:
+    """What allocators keep of a partition; a worker of Ray waits for its next task with all of it."""
+    pa.default_memory_pool().release_unused()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
+    if trim is not None:
+        trim(0)
 
 
 def _reports(dataset: ray.data.Dataset, partitions: int, label: str, progress: Progress) -> list[Report]:

@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 from cluster.storage import Store
 from configs.schema.corpus import CorpusStage
 from jobs.corpus.contamination import Contamination, without_contaminated
-from jobs.corpus.dedup import drop_duplicates
+from jobs.corpus.dedup import KEYS, drop_duplicates
 from jobs.corpus.partitions import Report, Write
 from jobs.corpus.schema import DOCUMENT_SCHEMA, QUARANTINE_SCHEMA, SPLITS, read_table, write_table
 from jobs.corpus.split import is_heldout
@@ -41,13 +41,20 @@ class Sorted:
 
 def sort_out(candidates: pa.Table, contamination: Contamination | None) -> Sorted:
     """Splits candidates, in whatever order they arrive, into documents and what is set aside."""
-    is_document = pc.field("reason").is_null()
-    deduplicated = drop_duplicates(candidates.filter(is_document))
+    is_document = pc.is_null(candidates["reason"])
+    rows = np.flatnonzero(is_document.to_numpy(zero_copy_only=False))
+    found = drop_duplicates(candidates.select(KEYS).take(rows))
+    duplicates = candidates.select(["uri", "source"]).take(rows[found.duplicates])
     aside = [
-        candidates.filter(~is_document).select(QUARANTINE_SCHEMA.names),
-        set_aside(deduplicated.duplicates, "duplicate", deduplicated.duplicates["survivor_uri"]),
+        candidates.select(QUARANTINE_SCHEMA.names).filter(pc.invert(is_document)),
+        set_aside(duplicates, "duplicate", found.survivor_uri),
     ]
-    documents = deduplicated.survivors.sort_by([("document_id", "ascending"), ("sha256", "ascending")])
+    survivors = rows[found.survivors]
+    places = candidates.select(["document_id", "sha256"]).take(survivors)
+    order = pc.sort_indices(places, [("document_id", "ascending"), ("sha256", "ascending")])
+    documents = candidates.take(survivors[order])
+    where = documents.schema.get_field_index("licence")
+    documents = documents.set_column(where, documents.schema.field(where), found.licences.take(order))
     if contamination is not None:
         documents, contaminated = without_contaminated(documents, contamination)
         aside.append(set_aside(contaminated, "contaminated", contaminated["holds"]))
@@ -161,7 +168,7 @@ def kept(files: Report, output: Store) -> Sorted:
     return Sorted(*(read_table(output, files[name]["name"], files[name]["sha256"]) for name in ("documents", "aside")))
 
 
-def set_aside(rows: pa.Table, reason: str, detail: pa.ChunkedArray) -> pa.Table:
+def set_aside(rows: pa.Table, reason: str, detail: pa.ChunkedArray | pa.Array) -> pa.Table:
     """QUARANTINE_SCHEMA of documents."""
     reasons = pa.array([reason] * rows.num_rows, pa.string())
     return pa.table(

@@ -154,7 +154,7 @@ def _shuffle(name: str, volumes: Volumes, partitions: int, nodes: Nodes) -> list
 def _cluster_steps(documents: float, partitions: int, nodes: Nodes) -> Iterator[StepTime]:
     """Who meets, in a second shuffle, and what of it is alike, in one task."""
     keys, paired = BANDS * documents, documents * nodes.assumed.paired_share
-    volumes = volumes_of(documents, keys * KEY_ROW_BYTES, nodes)
+    volumes = volumes_of(documents, keys * KEY_ROW_BYTES, partitions, nodes)
     yield step("keys of the bands", documents / RATES["keys"], min(partitions, MAX_READ_BLOCKS), nodes)
     yield from _shuffle("shuffle by key", replace(volumes, shuffled=volumes.rows), partitions, nodes)
     yield step("pairs that meet", keys / RATES["pairs"], partitions, nodes, longest=fullest(partitions))

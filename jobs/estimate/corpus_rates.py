@@ -84,6 +84,8 @@ CLUSTER_PARTS = 512
 """jobs/corpus/clusters.py"""
 MAX_READ_BLOCKS = 2000
 """jobs/corpus/partitions.py: more tasks than this never read at the same time."""
+PIECE_BYTES, LEAST_BATCH_BYTES = 8 << 20, 64 << 20
+"""jobs/corpus/partitions.py: of a partition's piece of what a task of the shuffle cuts, and of all that it cuts, at least."""
 
 OBJECT_STORE_SHARE, OBJECT_STORE_MOST_BYTES = 0.3, 200e9
 """Ray's default, of a node's memory (ray_constants.py, 2.60)."""
@@ -160,7 +162,7 @@ class CorpusAssumptions:
     shuffle_input_bytes: float = field(
         default=2**30,
         metadata={
-            "why": "rows that a task of the shuffle cuts into pieces: RAY_DATA_SHUFFLE_INPUT_BATCH_BYTES of Ray 2.60"
+            "why": "rows that a task of the shuffle cuts into pieces, at most: RAY_DATA_SHUFFLE_INPUT_BATCH_BYTES of Ray 2.60"
         },
     )
 

@@ -12,9 +12,11 @@ from jobs.corpus.schema import reads_a_file
 from jobs.estimate.corpus_rates import (
     HELD,
     KINDS,
+    LEAST_BATCH_BYTES,
     OBJECT_STORE_MOST_BYTES,
     OBJECT_STORE_SHARE,
     PACKINGS,
+    PIECE_BYTES,
     CorpusAssumptions,
 )
 from jobs.estimate.hardware import CpuCluster
@@ -152,7 +154,7 @@ class Volumes:
 
 def corpus_volumes(work: CorpusWork, nodes: Nodes) -> Volumes:
     documents = work.text / nodes.assumed.document_bytes
-    found = volumes_of(documents, work.text + documents * HELD["row_bytes_beside_text"], nodes)
+    found = volumes_of(documents, work.text + documents * HELD["row_bytes_beside_text"], work.partitions, nodes)
     index = documents * HELD["signature_file_bytes"] if work.near else 0
     return replace(
         found,
@@ -163,7 +165,7 @@ def corpus_volumes(work: CorpusWork, nodes: Nodes) -> Volumes:
 
 def shards_volumes(work: ShardsWork, nodes: Nodes) -> Volumes:
     documents = work.text / nodes.assumed.document_bytes
-    found = volumes_of(documents, work.text + documents * HELD["shard_row_bytes_beside_text"], nodes)
+    found = volumes_of(documents, work.text + documents * HELD["shard_row_bytes_beside_text"], work.partitions, nodes)
     if work.reads is not None:
         found = replace(found, shuffled=0, spilled=0, maps=0)
     return replace(found, stored=tokens_of(work) * HELD["stored_bytes_a_token"])
@@ -183,8 +185,8 @@ def rank_index_bytes(work: ShardsWork) -> float:
     return HELD["rank_bytes_a_row"] * rows_of(work)
 
 
-def volumes_of(documents: float, rows: float, nodes: Nodes) -> Volumes:
+def volumes_of(documents: float, rows: float, partitions: int, nodes: Nodes) -> Volumes:
     packed = rows * HELD["packed_share"]
     spilled = max(0.0, packed - nodes.cluster.nodes * nodes.object_store_bytes)
-    maps = max(1, math.ceil(rows / nodes.assumed.shuffle_input_bytes))
-    return Volumes(documents, rows, packed, spilled, 0, 0, maps)
+    cut = min(nodes.assumed.shuffle_input_bytes, max(LEAST_BATCH_BYTES, partitions * PIECE_BYTES))
+    return Volumes(documents, rows, packed, spilled, 0, 0, max(1, math.ceil(rows / cut)))

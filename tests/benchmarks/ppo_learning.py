@@ -1,14 +1,15 @@
 """Whether PPO learns: its reward against that of best-of-n at equal KL, and what becomes of the true reward beyond.
 
-    python tests/benchmarks/ppo_learning.py [--seeds 1 2 3] [--only gain over direct direct_lora]
+    python tests/benchmarks/ppo_learning.py [--seeds 1 2 3] [--only gain over direct direct_lora direct_long]
 
     instructions --> questions that ask for one sentence, so that most answers end
     base model --6 answers a prompt--> pairs by formula --acclimate run proxy.yaml--> reward model (proxy)
     base model --16 answers a held-out prompt, judged by both--> best-of-n: score at KL log n - (n - 1)/n
-    ppo_runs/{gain,over,direct,direct_lora}.yaml --acclimate run--> history: held-out score, gold score and KL every few steps
+    ppo_runs/{gain,over,direct*}.yaml --acclimate run--> history: held-out score, gold score and KL every few steps
 
 The true (gold) reward is a formula, the reading ease of an answer; the pairs are constructed by it and judged by nobody. `gain` is
-PPO against the proxy, `direct` GRPO on the formula itself (`direct_lora`: by adapters), `over` PPO far past the use of the proxy (Gao et al. 2022, arXiv
+PPO against the proxy, `direct` GRPO on the formula itself (`direct_lora`: by adapters; `direct_long`: with
+five times the answers, held by the KL), `over` PPO far past the use of the proxy (Gao et al. 2022, arXiv
 2210.10760: the proxy rises on, the gold reward falls). Draws artifacts/ppo_learning/over_optimisation.svg. Last line, medians over
 the seeds: {"gain_vs_best_of_n": r, ...}. Wanted: >= 0.9 for both gains, and gains at the same length above 0 for every seed.
 
@@ -40,7 +41,7 @@ from jobs.ppo.prompts import read_prompts, requests_for  # noqa: E402
 from jobs.records import PromptRow, Rollout, Sampling  # noqa: E402
 
 RUNS = "tests/benchmarks/ppo_runs"
-ON_THE_FORMULA = ("direct", "direct_lora")
+ON_THE_FORMULA = ("direct", "direct_lora", "direct_long")
 RUNS_NAMED = ["gain", "over", *ON_THE_FORMULA]
 NEW_TOKENS, HELDOUT_PROMPTS = 64, 100
 """As in gain.yaml."""

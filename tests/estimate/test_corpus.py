@@ -15,6 +15,7 @@ from configs.errors import UserError
 from configs.schema.tree import FileCount
 from jobs.corpus.clusters import CLUSTER_PARTS as PARTS_OF_CODE
 from jobs.corpus.minhash import BANDS as BANDS_OF_CODE
+from jobs.corpus.partitions import LEAST_BATCH_BYTES, PIECE_BYTES
 from jobs.corpus.partitions import MAX_READ_BLOCKS as BLOCKS_OF_CODE
 from jobs.estimate import corpus_limits as limits
 from jobs.estimate import corpus_rates as rates
@@ -102,7 +103,9 @@ def test_volumes_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     found = corpus_volumes(work, nodes(2, 32, document_bytes=1000, memory_per_core_bytes=4e9))
     assert (found.documents, found.rows, found.shuffled) == (2e9, 3e12, 1.2e12)
     assert found.spilled == pytest.approx(1.2e12 - 2 * 0.3 * 128e9)
-    assert found.maps == math.ceil(3e12 / 2**30)
+    assert found.maps == math.ceil(3e12 / 2**26)  # 8 pieces of 8 MiB
+    many = corpus_volumes(replace(work, partitions=1000), nodes(2, 32, document_bytes=1000))
+    assert many.maps == math.ceil(3e12 / 2**30)
     assert nodes(1, 32, memory_per_core_bytes=100e9).object_store_bytes == 200e9
 
 
@@ -198,6 +201,7 @@ def test_enough_partitions_are_the_fewest_that_are() -> None:
 
 
 def test_numbers_of_the_code_are_those_of_the_code() -> None:
+    assert (rates.PIECE_BYTES, rates.LEAST_BATCH_BYTES) == (PIECE_BYTES, LEAST_BATCH_BYTES)
     assert (rates.BANDS, rates.MAX_READ_BLOCKS, rates.CLUSTER_PARTS) == (BANDS_OF_CODE, BLOCKS_OF_CODE, PARTS_OF_CODE)
     assert FileCount.__metadata__[0].metadata[1].le == limits.MOST_PARTITIONS
 
