@@ -13,10 +13,13 @@ from configs.schema.pii import Pii
 from jobs.corpus.raw import Raw
 from jobs.corpus.readers import read_file
 from jobs.corpus.refine import Refined, redacted, refine
+from jobs.corpus.unpack import unpacked
 from tests.benchmarks.corpus_files import file_of_each_kind
 from tests.benchmarks.corpus_measuring import SOURCE, candidates_of, corpus_stage, size_of, timed, timed_with_children
 
 SALT = bytes(16)
+TURNS = 2
+"""Of reading, the faster of which counts: the first one also imports what reads."""
 SLOW_TEXTS = 300
 """For what reads some hundred kilobytes a second."""
 
@@ -26,25 +29,30 @@ def read(texts: list[str], work: Path) -> dict[str, Any]:
     found = {}
     kinds = file_of_each_kind(texts, work)
     for kind, files in kinds.items():
-        rows: list[Raw] = []
         source = Source(**SOURCE, format="text_rows" if kind in ("csv", "parquet") else "auto")
 
-        def read_all(files=files, source=source, rows=rows) -> None:
-            for path in files.paths:
-                rows += [row for row in read_file(str(path), path.name, source) if isinstance(row, Raw)]
+        def read_all(files=files, source=source) -> list[Raw]:
+            found = (row for path in files.paths for row in read_file(str(path), path.name, source))
+            return [row for row in found if isinstance(row, Raw)]
 
-        seconds, _ = timed(read_all) if kind != "pdf" else timed_with_children(read_all)
+        turns = [timed(read_all) if kind != "pdf" else timed_with_children(read_all) for _ in range(TURNS)]
+        seconds, rows = min(turns, key=lambda turn: turn[0])
         text = size_of([row.text for row in rows])
         found[kind] = {"bytes_per_s": files.unpacked / seconds, "text_share": text / files.unpacked}
         if kind == "pdf":  # what else is in one decides its bytes
             found[kind] = {"documents_per_s": len(rows) / seconds, "text_bytes_a_document": text / len(rows)}
-    # The rest of what a packed file costs more than the same one unpacked.
     for packing in ("gz", "zst"):
-        plain, packed = (1 / found[kind]["bytes_per_s"] for kind in ("jsonl", f"jsonl.{packing}"))
-        of_kind = kinds[f"jsonl.{packing}"]
-        ratio = of_kind.unpacked / of_kind.paths[0].stat().st_size
-        found[packing] = {"bytes_per_s": 1 / max(packed - plain, 1e-12), "ratio": ratio}
+        packed = kinds[f"jsonl.{packing}"]
+        seconds = min(timed(lambda path=packed.paths[0]: _unpack(path))[0] for _ in range(TURNS))
+        ratio = packed.unpacked / packed.paths[0].stat().st_size
+        found[packing] = {"bytes_per_s": packed.unpacked / seconds, "ratio": ratio}
     return found
+
+
+def _unpack(path: Path) -> None:
+    with path.open("rb") as file, unpacked(file, path.name) as content:
+        while content.read(1 << 20):
+            pass
 
 
 def refined(texts: list[str], work: Path) -> dict[str, Any]:
