@@ -1,7 +1,7 @@
 """How fast one core prepares texts, what that holds, and what is assumed where nothing could be measured.
 
 Measured by tests/benchmarks/corpus_speed.py with the real code on real texts (50 MB of PubMed, Wikipedia and web pages; one
-core of a virtual machine on a Xeon of the Sapphire Rapids generation). The numbers are those of tests/benchmarks/results.json,
+core of a virtual machine on an AMD EPYC). The numbers are those of tests/benchmarks/results.json,
 "corpus_speed"; a test compares them.
 """
 
@@ -23,9 +23,9 @@ PDF_BYTES = 1e6
 """Of a paper with pictures; assumed. Measured are documents a second, of 60,000 characters each."""
 
 KINDS = {
-    "jsonl": Kind(1.28e8, 0.983), "csv": Kind(9.99e7, 0.996), "parquet": Kind(5.76e7, 2.52),
-    "xml": Kind(2.2e7, 0.13), "text": Kind(3.85e7, 1), "html": Kind(1.84e7, 0.392), "docx": Kind(6.63e6, 1.68),
-    "pdf": Kind(10.5 * PDF_BYTES, 5.92e4 / PDF_BYTES),
+    "jsonl": Kind(1.55e8, 0.983), "csv": Kind(1.01e8, 0.996), "parquet": Kind(7.91e7, 2.52),
+    "xml": Kind(3.59e7, 0.13), "text": Kind(4.88e7, 1), "html": Kind(3.13e7, 0.392), "docx": Kind(9.5e6, 1.68),
+    "pdf": Kind(15.9 * PDF_BYTES, 5.92e4 / PDF_BYTES),
 }  # fmt: skip
 """Of html, docx and xml the numbers depend on what else the files hold: measured on pages of which two fifths are text, on
 documents without pictures, and on PubMed's own XML. A PDF costs its process and its text, whatever its pictures weigh."""
@@ -44,16 +44,16 @@ class Packing(NamedTuple):
 
 
 PACKINGS = {
-    "gz": Packing(1.03e8, 2.81), "zst": Packing(5.05e8, 4.85),
+    "gz": Packing(2.89e8, 2.81), "zst": Packing(1.39e9, 4.85),
 }  # fmt: skip
 
 RATES = {
-    "clean": 1.71e7, "layout_paper": 1.03e7, "layout_web": 1.62e7, "quality": 3.12e6, "language": 1.2e6,
-    "pii_patterns": 6.88e7, "pii_presidio": 5.36e5, "pii_ner": 6e4, "table": 1.34e8, "shuffle_map": 1.34e8,
-    "shuffle_reduce": 2.65e8, "write": 8.91e7, "describe": 1.61e7, "keep": 1.14e8, "write_kept": 1.17e8,
-    "contamination": 3.74e6, "shard_read": 2.97e8, "tokenise": 7.29e7, "conversations": 8.65e5, "pack": 2.43e7,
-    "keys": 6.59e5, "pairs": 8.4e5, "cluster": 1.37e5, "clusters_read": 7.51e7, "index": 2.4e6, "hash": 1.17e9,
-    "shard_refs": 4.32e4,
+    "clean": 2.22e7, "layout_paper": 1.34e7, "layout_web": 2.04e7, "quality": 4.73e6, "language": 2.29e6,
+    "pii_patterns": 8.48e7, "pii_presidio": 7.67e5, "pii_ner": 6e4, "table": 3.41e8, "shuffle_map": 1.46e8,
+    "shuffle_reduce": 3.88e8, "write": 1.44e8, "describe": 2.48e7, "keep": 1.27e8, "write_kept": 8.99e7,
+    "contamination": 5.46e6, "shard_read": 8.19e8, "tokenise": 1.4e8, "conversations": 1.39e6, "pack": 1.06e8,
+    "keys": 1.75e6, "pairs": 1.05e6, "cluster": 1.05e5, "clusters_read": 1.42e8, "index": 3.72e6, "hash": 1.85e9,
+    "shard_refs": 6.67e4,
 }  # fmt: skip
 """Of one core, each of what its step reads: bytes of text a second in most; of rows in a table (`shuffle_*`), of Parquet
 (`clusters_read`), of files (`hash`); documents (`keys`, `cluster`), keys (`pairs`), packed rows (`index`), pieces (`shard_refs`).
@@ -65,10 +65,10 @@ a CPU (spacy.io/usage/facts-figures), of six bytes. Pipelines with transformers 
 
 HELD = {
     "row_bytes_beside_text": 300, "shard_row_bytes_beside_text": 144, "packed_share": 0.375, "stored_share": 0.356,
-    "kept_share": 0.371, "signature_file_bytes": 490, "bytes_a_token": 4.48, "stored_bytes_a_token": 1.4,
-    "write_peak": 4.73, "describe_peak": 10.4, "pack_peak": 13.1, "pairs_bytes_a_key": 135,
-    "cluster_bytes_a_document": 3930, "clusters_file_bytes_a_row": 18.2, "clusters_bytes_a_row": 108,
-    "index_bytes_a_row": 282, "rank_bytes_a_row": 160, "bytes_a_ref": 2460,
+    "kept_share": 0.371, "signature_file_bytes": 490, "bytes_a_token": 4.48, "stored_bytes_a_token": 1.29,
+    "write_peak": 3.67, "describe_peak": 3.52, "pack_peak": 10.1, "pairs_bytes_a_key": 134,
+    "cluster_bytes_a_document": 4110, "clusters_file_bytes_a_row": 17.8, "clusters_bytes_a_row": 108,
+    "index_bytes_a_row": 285, "rank_bytes_a_row": 169, "bytes_a_ref": 2420,
 }  # fmt: skip
 """Bytes: of a row beside its text; of the artifact for one of text, of one packed for one in a shuffle (`*_share`); memory at
 its peak over the rows of a partition, which are not in it (`*_peak`); and by document, key or row where that is what counts."""
