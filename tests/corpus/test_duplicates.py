@@ -14,12 +14,16 @@ from configs.schema.corpus import CorpusStage
 from configs.schema.run import Cluster
 from jobs.corpus.collect import CorpusSummary, build_corpus, read_corpus_split
 from jobs.corpus.schema import DataError, read_table
+from jobs.quickstart_assets import prepare_assets
 from tests.world.toy_run import tree_digest
 
 pytestmark = pytest.mark.cluster
 
 VOCABULARY = [f"word{number}" for number in range(5000)]
 TEXTS, COPIES, QUESTIONS = 300, 60, 10
+ASSETS = Path(__file__).parents[2] / "artifacts/assets"
+LONG_ANSWER = 60
+"""Words: one of them changed leaves nine of ten 5-grams."""
 
 
 def write_texts(path: Path, texts: list[str]) -> str:
@@ -181,3 +185,32 @@ def test_what_an_earlier_release_has_goes(on_ray: None, planted: dict[str, str],
     build(stage_of(planted, "originals"), without)
     with pytest.raises(DataError, match="first has no signatures"):
         build(stage, Store(str(tmp_path / "again")), {"near_duplicates.against.0": without})
+
+
+def test_of_real_conversations_copies_go_and_questions_about_one_passage_stay(on_ray: None, tmp_path: Path) -> None:
+    if not (ASSETS / "assets.json").exists():
+        prepare_assets(ASSETS, print)
+    rows = json.loads((ASSETS / "instructions/alpaca_en_demo.json").read_text())
+    long = [row for row in {row["output"]: row for row in rows}.values() if len(row["output"].split()) >= LONG_ANSWER]
+    copies = []
+    for row in long[:60]:
+        words = row["output"].split(" ")
+        words[len(words) // 2] = "otherwise"
+        copies.append({**row, "output": " ".join(words)})
+    passage = " ".join(row["output"] for row in long[-3:])
+    asking = [{**row, "input": passage} for row in long[60:90]]
+    sources: dict[str, Any] = {}
+    for name, told in {"own": long[:60], "copies": copies, "asking": asking}.items():
+        path = tmp_path / f"{name}.json"
+        path.write_text(json.dumps(told))
+        sources[name] = {"path": str(path), "licence": "CC0-1.0"}
+    settings = {
+        "sources": sources,
+        "near_duplicates": {},
+        "heldout_fraction": 0.2,
+        "cleaning": {"minimum_characters": 1},
+    }
+    store = Store(str(tmp_path / "out"))
+    summary = build(CorpusStage.model_validate({"stage": "corpus", "partitions": 3, **settings}), store)
+    assert summary.documents_by_source == {"own": 60, "asking": 30}
+    assert {(row["source"], row["reason"]) for row in set_aside(store)} == {("copies", "near_duplicate")}
