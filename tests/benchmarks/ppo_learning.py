@@ -9,8 +9,8 @@
 
 The true (gold) reward is a formula, the reading ease of an answer; the pairs are constructed by it and judged by nobody. `gain` is
 PPO against the proxy, `direct` GRPO on the formula itself (`direct_lora`: by adapters; `direct_long`: with
-five times the answers, held by the KL), `over` PPO far past the use of the proxy (Gao et al. 2022, arXiv
-2210.10760: the proxy rises on, the gold reward falls). Draws artifacts/ppo_learning/over_optimisation.svg. Last line, medians over
+five times the answers, held by the KL), `over` PPO far past the use of a proxy
+that learnt from a quarter of the pairs (Gao et al. 2022, arXiv 2210.10760: the proxy rises on, the gold reward falls). Draws artifacts/ppo_learning/over_optimisation.svg. Last line, medians over
 the seeds: {"gain_vs_best_of_n": r, ...}. Wanted: >= 0.9 for both gains, and gains at the same length above 0 for every seed.
 
     gain_vs_best_of_n    rise of the held-out score over that of best-of-n at the same KL, at the last evaluation whose KL is on
@@ -42,6 +42,7 @@ from jobs.records import PromptRow, Rollout, Sampling  # noqa: E402
 
 RUNS = "tests/benchmarks/ppo_runs"
 ON_THE_FORMULA = ("direct", "direct_lora", "direct_long")
+PROXIES = {"gain": "proxy", "over": "weak_proxy"}
 RUNS_NAMED = ["gain", "over", *ON_THE_FORMULA]
 NEW_TOKENS, HELDOUT_PROMPTS = 64, 100
 """As in gain.yaml."""
@@ -229,13 +230,14 @@ def main() -> None:
     model = model.below("model")
     groups = sample(model, read_prompts(shards, "heldout").rows[:HELDOUT_PROMPTS], BEST_OF)
     curves = {"gold": best_of_n(gold_scores(model, groups))}
-    if not {*options.only} <= {*ON_THE_FORMULA}:
-        if not (drawn / "pairs.jsonl").exists():
-            draw_pairs(model, read_prompts(shards, "train").rows, drawn / "pairs.jsonl")
-        run("proxy")
-        proxy_model = find_named(store, "proxy").content
-        print(f"proxy: {proxy_model.read_json('history.json')[-1]}", flush=True)
-        curves["proxy"] = best_of_n(proxy_scores(proxy_model.below("model"), groups))
+    for config, proxy in PROXIES.items():
+        if config in options.only:
+            if not (drawn / "pairs.jsonl").exists():
+                draw_pairs(model, read_prompts(shards, "train").rows, drawn / "pairs.jsonl")
+            run(proxy)
+            proxy_model = find_named(store, proxy).content
+            print(f"{proxy}: {proxy_model.read_json('history.json')[-1]}", flush=True)
+            curves[proxy] = best_of_n(proxy_scores(proxy_model.below("model"), groups))
     print(f"best-of-n: {json.dumps(curves)}", flush=True)
     result: dict[str, Any] = {"best_of_16": {name: curve[-1][1] - curve[0][1] for name, curve in curves.items()}}
     for config, judge in (("gain", "proxy"), *((name, "gold") for name in ON_THE_FORMULA)):
@@ -250,7 +252,7 @@ def main() -> None:
             result[config]["least_gain_at_same_length"] = min(each["gain_at_same_length"] for each in found)
     if "over" in options.only:
         seen = evaluations(None, "over")
-        draw(seen, curves["proxy"], curves["gold"], OUTPUT / "over_optimisation.svg")
+        draw(seen, curves["weak_proxy"], curves["gold"], OUTPUT / "over_optimisation.svg")
         print(f"over: {json.dumps(seen)}", flush=True)
         best = max(seen, key=lambda entry: entry["gold"])
         result["over"] = {
