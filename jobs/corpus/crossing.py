@@ -47,14 +47,7 @@ def shared_documents(
     Raises:
         DataError: a document is on both sides of the split; names the two inputs. Or an input says no documents.
     """
-    units = []
-    for number, (each, manifest) in enumerate(manifests.items()):
-        files = {file: entry for file, entry in manifest["files"].items() if file.startswith(DOCUMENTS)}
-        if not files:
-            raise DataError(f"stages.{name}: {each} has no {DOCUMENTS}, it is of an earlier version; build it again")
-        units += [
-            {"input": number, "of": each, "name": file, "sha256": entry["sha256"]} for file, entry in files.items()
-        ]
+    units = _units(name, manifests)
 
     def read(unit: dict[str, Any]) -> Iterator[pa.Table]:
         table = read_table(inputs[unit["of"]], unit["name"], unit["sha256"], ["document_id", "split"])
@@ -85,6 +78,23 @@ def shared_documents(
         for counts, told in ((crossing, report["crossing"]), (shared, report["shared"])):
             counts.update({(left, right): count for left, right, count in told})
     names = [*manifests]
+    _check_apart(name, names, crossing)
+    return {f"{names[left]}, {names[right]}": count for (left, right), count in sorted(shared.items())}
+
+
+def _units(name: str, manifests: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    units: list[dict[str, Any]] = []
+    for number, (each, manifest) in enumerate(manifests.items()):
+        files = {file: entry for file, entry in manifest["files"].items() if file.startswith(DOCUMENTS)}
+        if not files:
+            raise DataError(f"stages.{name}: {each} has no {DOCUMENTS}, it is of an earlier version; build it again")
+        units += [
+            {"input": number, "of": each, "name": file, "sha256": entry["sha256"]} for file, entry in files.items()
+        ]
+    return units
+
+
+def _check_apart(name: str, names: list[str], crossing: Counter[tuple[int, int]]) -> None:
     if crossing:
         (held, trained), count = max(sorted(crossing.items()), key=lambda item: item[1])
         raise DataError(
@@ -92,7 +102,6 @@ def shared_documents(
             "loss would say nothing. Give both corpora the same `heldout_fraction` and `split_seed`, and build one "
             "`near_duplicates.against` the other, or leave one of them out"
         )
-    return {f"{names[left]}, {names[right]}": count for (left, right), count in sorted(shared.items())}
 
 
 def _pairs(left: pa.Table, right: pa.Table) -> list[list[int]]:
