@@ -21,6 +21,9 @@ from jobs.ppo.kl import kl_per_action
 from jobs.train.batch import Actions, PackedBatch
 from jobs.train.objectives.objective import Contribution, EntropyLoss, LossFunction, Mean, mean_of
 
+LEAST_SPREAD = 1e-12
+"""Of the mean square of returns: a variance below it is the rounding of its two sums, not that returns differ."""
+
 
 @dataclass(frozen=True, slots=True)
 class Totals:
@@ -139,7 +142,7 @@ def explained_variance(metrics: Mapping[str, float]) -> float:
     1 is a perfect critic, 0 as good as a constant, below 0 worse; 0 where all returns are equal."""
     variance = metrics["value/returns_square"] - metrics["value/returns"] ** 2
     left = metrics["value/errors_square"] - metrics["value/errors"] ** 2
-    return 1 - left / variance if variance > 0 else 0.0
+    return 1 - left / variance if variance > LEAST_SPREAD * metrics["value/returns_square"] else 0.0
 
 
 def _importance(log_ratio_W: Tensor, cap: float | None) -> Tensor:

@@ -208,3 +208,12 @@ def test_explained_variance_adds_up_over_micro_batches() -> None:
     metrics = {name: total / count for name, (total, count) in sums.items()}
     assert explained_variance(metrics) == pytest.approx(1 - (3 / 4 - 1 / 16) / (50 / 4 - 9))
     assert explained_variance({**metrics, "value/returns_square": 9.0}) == 0.0
+
+
+def test_returns_that_are_all_equal_have_no_variance_to_explain() -> None:
+    """5,000 times 0.7 in fp32: the mean of their squares is not the square of their mean."""
+    returns = torch.full((5000,), 0.7).double()
+    mean, square = float(returns.sum() / 5000), float(returns.square().sum() / 5000)
+    assert square != mean * mean
+    means = {"value/returns": mean, "value/returns_square": square, "value/errors": 0.1, "value/errors_square": 0.5}
+    assert explained_variance(means) == 0.0
