@@ -26,9 +26,10 @@ def import_function(name: str) -> Callable[..., Any]:
     module_name, _, function_name = name.partition(":")
     try:
         found = getattr(importlib.import_module(module_name), function_name)
-    except (ImportError, AttributeError) as error:
+    except Exception as error:  # whatever the module does when it is imported
         raise RewardFunctionError(
-            f"rewards: {name} cannot be imported ({error}). The module must lie in the checkout, or be installed on every node."
+            f"rewards: {name} cannot be imported ({type(error).__name__}: {error}). The module must lie in the checkout, or be "
+            "installed on every node."
         ) from error
     if not callable(found):
         raise RewardFunctionError(f"rewards: {name} is a {type(found).__name__}, not a function")
@@ -46,6 +47,7 @@ def call_reward(
 
     Raises:
         RewardFunctionError: it raises, or does not return a number or None for each answer.
+        RunFailed: a number is infinite or NaN.
     """
     arguments: dict[str, Any] = {
         "prompts": [orjson.loads(prompt.messages) for prompt in prompts],
@@ -59,11 +61,19 @@ def call_reward(
         arguments = {key: value for key, value in arguments.items() if key in accepted}
     try:
         said = list(function(**arguments))
-        numbers = [math.nan if value is None else float(value) for value in said]
+        numbers = [math.nan if value is None else _number(value) for value in said]
     except Exception as error:
         raise RewardFunctionError(f"rewards: {name} failed: {type(error).__name__}: {error}") from error
     if len(numbers) != len(rollouts):
         raise RewardFunctionError(f"rewards: {name} returned {len(numbers)} numbers for {len(rollouts)} answers")
-    if any(math.isinf(number) for number in numbers):
-        raise RunFailed(f"rewards: {name} returned infinity; return None where there is nothing to say")
+    for value, number in zip(said, numbers, strict=True):
+        if value is not None and not math.isfinite(number):
+            what = "NaN" if math.isnan(number) else "infinity"
+            raise RunFailed(f"rewards: {name} returned {what}; return None where there is nothing to say")
     return numbers
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, str):
+        raise TypeError(f"{value!r} is a string, not a number")
+    return float(value)

@@ -1,6 +1,7 @@
 """Python functions as rewards: what they are given, and what is said where they go wrong."""
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -35,7 +36,9 @@ def test_a_function_gets_what_trl_gives_and_the_datas_answer() -> None:
     ("function", "said"),
     [
         (lambda completions: [1.0], "returned 1 numbers for 2 answers"),
-        (lambda completions: ["good", "bad"], "could not convert string"),
+        (lambda completions: ["good", "bad"], "'good' is a string"),
+        (lambda completions: ["1", "2"], "'1' is a string"),
+        (lambda completions: "12", "'1' is a string"),
         (lambda completions: 1 / 0, "ZeroDivisionError"),
         (lambda texts: [1.0, 2.0], "missing 1 required positional argument: 'texts'"),
     ],
@@ -45,9 +48,10 @@ def test_what_a_function_does_wrong_is_said_by_its_name(function: Any, said: str
         call(function)
 
 
-def test_infinity_ends_a_run_and_not_a_policy() -> None:
-    with pytest.raises(RunFailed, match="infinity"):
-        call(lambda completions: [1.0, math.inf])
+@pytest.mark.parametrize(("number", "said"), [(math.inf, "infinity"), (math.nan, "NaN")])
+def test_what_is_no_number_ends_a_run_and_not_a_policy(number: float, said: str) -> None:
+    with pytest.raises(RunFailed, match=f"returned {said}; return None where"):
+        call(lambda completions: [1.0, number])
 
 
 @pytest.mark.parametrize(
@@ -61,6 +65,18 @@ def test_infinity_ends_a_run_and_not_a_policy() -> None:
 def test_a_function_that_is_not_there_is_found_before_anything_starts(name: str, said: str) -> None:
     with pytest.raises(RewardFunctionError, match=said):
         import_function(name)
+
+
+@pytest.mark.parametrize("source", ["def reward(:", "raise ValueError('set API_KEY')"])
+def test_a_module_that_cannot_be_run_is_said_by_the_name_of_its_function(
+    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "broken_reward.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(
+        RewardFunctionError, match=r"broken_reward:reward cannot be imported \((SyntaxError|ValueError)"
+    ):
+        import_function("broken_reward:reward")
 
 
 def test_sources_are_added_by_weight_and_one_without_opinion_adds_nothing() -> None:
