@@ -182,14 +182,21 @@ def estimate(
 
 @dataclass(frozen=True)
 class Watched:
-    """Numbers of answers that nobody learns from; `by_prompt[name]` holds means over the answers to each prompt."""
+    """Numbers of answers that nobody learns from; `by_prompt[name]` holds means over the answers to each prompt.
+
+    Of gold scores those of answers that the gold reward has an opinion of.
+    """
 
     metrics: dict[str, float]
     by_prompt: dict[str, dict[int, float]]
 
 
 def watched(experience: Experience) -> Watched:
-    """Score, length in tokens, share of answers that end; KL to the reference (k1, nats an answer) and gold score if known."""
+    """Score, length in tokens, share of answers that end; KL to the reference (k1, nats an answer) and gold score if known.
+
+    Raises:
+        RunFailed: the gold reward has no opinion of any answer.
+    """
     answers = {experience.number(answer): answer for answer in experience.rollouts(list(experience.answers))}
     seen = {
         "score": experience.scores,
@@ -202,17 +209,17 @@ def watched(experience: Experience) -> Watched:
             for number in answers
         }
     if experience.gold:
-        seen["gold"] = experience.gold
-    by_prompt = {
-        name: {
-            prompt: float(np.mean([values[experience.number(answer)] for answer in of_prompt]))
-            for prompt, of_prompt in experience.answers.items()
-        }
-        for name, values in seen.items()
-    }
-    return Watched(
-        {name: float(np.mean([values[number] for number in answers])) for name, values in seen.items()}, by_prompt
-    )
+        seen["gold"] = {number: score for number, score in experience.gold.items() if not math.isnan(score)}
+        if not seen["gold"]:
+            raise RunFailed("heldout.gold has no opinion of any held-out answer; remove it, or let it return numbers")
+    by_prompt: dict[str, dict[int, float]] = {}
+    for name, values in seen.items():
+        of_prompts: dict[int, list[float]] = {}
+        for number in answers:
+            if number in values:
+                of_prompts.setdefault(answers[number].prompt_id, []).append(values[number])
+        by_prompt[name] = {prompt: float(np.mean(of_prompt)) for prompt, of_prompt in of_prompts.items()}
+    return Watched({name: float(np.mean(list(values.values()))) for name, values in seen.items()}, by_prompt)
 
 
 def as_column(experience_numbers: Sequence[int], values: Sequence[Tensor]) -> Column:

@@ -8,6 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from configs.errors import RunFailed
 from configs.schema.ppo_stage import PpoStage
 
+LEAST_SPREAD = 1e-6
+"""Of the mean score: a deviation below it is the rounding of sums, not that answers differ."""
+
 
 class PolicyUnhealthy(RunFailed):
     """A limit of `health` is passed; the newest checkpoint is from before."""
@@ -55,7 +58,7 @@ class HealthCheck:
             )
         if metrics.get("clip_fraction", 0.0) > 0.5:
             self._once("clip", f"step {step}: over half of the actions are clipped; lower optimizer.learning_rate")
-        if metrics["reward/score_deviation"] == 0:
+        if metrics["reward/score_deviation"] <= LEAST_SPREAD * abs(metrics["reward/score"]):
             self._once("flat", f"step {step}: all answers have the same score, so there is nothing to learn from")
 
     def check_heldout(self, history: Sequence[Mapping[str, float]]) -> None:

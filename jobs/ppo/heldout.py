@@ -19,6 +19,8 @@ START = "heldout/start_"
 """Prefix of what the start model's answers to each prompt were, `heldout/start_score_7`, which later ones are compared with; in
 the history, so that a resumed run compares with the same."""
 COMPARED = ("score", "tokens", "gold")
+LEAST_SPREAD = 1e-12
+"""Tokens squared: lengths are means of whole numbers over a prompt's answers, so a variance below it is their rounding."""
 
 
 def evaluate(job: PpoJob, cast: Cast, judged: Judged, progress: Progress) -> Progress:
@@ -55,24 +57,24 @@ def against_start(now: Mapping[str, Mapping[int, float]], start: Mapping[str, Ma
         win_rate: share of prompts answered with a better score than at the start; equal ones count half.
         score_change_at_same_length: the change of the score where the length stays what it was: the intercept of the changes
             of the scores over those of the lengths in tokens (least squares).
-        gold_change, gold_change_error: mean change of the gold score, and its standard error; where there is a gold reward.
+        gold_change, gold_change_error: mean change of the gold score, and its standard error; where a gold reward has an opinion
+            of both answers to two prompts at least, of those prompts.
     """
-    prompts = sorted(now["score"])
 
     def change(name: str) -> np.ndarray:
-        return np.array([now[name][prompt] - start[name][prompt] for prompt in prompts])
+        both = sorted(now[name].keys() & start[name].keys())
+        return np.array([now[name][prompt] - start[name][prompt] for prompt in both])
 
     score, tokens = change("score"), change("tokens")
     spread = float(np.var(tokens))
-    slope = float(np.mean((score - score.mean()) * (tokens - tokens.mean()))) / spread if spread else 0.0
+    slope = float(np.mean((score - score.mean()) * (tokens - tokens.mean()))) / spread if spread > LEAST_SPREAD else 0.0
     numbers = {
         "win_rate": float(np.mean((score > 0) + 0.5 * (score == 0))),
         "score_change_at_same_length": float(score.mean() - slope * tokens.mean()),
     }
-    if "gold" in now:
-        gold = change("gold")
+    if "gold" in now and len(gold := change("gold")) > 1:
         numbers["gold_change"] = float(gold.mean())
-        numbers["gold_change_error"] = float(gold.std(ddof=1) / len(gold) ** 0.5) if len(gold) > 1 else 0.0
+        numbers["gold_change_error"] = float(gold.std(ddof=1) / len(gold) ** 0.5)
     return numbers
 
 

@@ -3,6 +3,7 @@
 units (prompts with all their answers) --share out over ranks--> forward --> Column | Scores, of this rank's answers
 """
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from torch import Tensor
 from torch._C._distributed_c10d import HashStore
 
 from cluster.group import Rendezvous
+from configs.errors import RunFailed
 from configs.schema.ppo_stage import PpoResources, RoleResources
 from jobs.ppo.batches import pack_rollouts, split_by_answer
 from jobs.ppo.experience import as_column, tokens_by_prompt
@@ -113,11 +115,19 @@ def scores_of_answers(
 
     Args:
         end_id: what closes an answer in the rows the model was trained on, where its scores are read (`written_end`).
+
+    Raises:
+        RunFailed: a score is NaN or infinite; NaN would pass for a source without an opinion.
     """
     scores: Scores = {}
     for rollouts in micro_batches:
         values_S = _forward(learner, pack_rollouts([_closed(rollout, end_id) for rollout in rollouts]), 1.0)
         for rollout, score in zip(rollouts, values_S.tolist(), strict=False):  # an empty batch has one segment
+            if not math.isfinite(score):
+                raise RunFailed(
+                    f"the reward model {learner.spec.model.root} scores an answer {score}: its weights are damaged, or too large "
+                    "for `precision`; try precision: fp32"
+                )
             scores[answer_number(rollout, answers_per_prompt)] = score
     return scores
 

@@ -8,6 +8,7 @@ file again.
 
 import functools
 import io
+import math
 from typing import Any
 
 import numpy as np
@@ -38,7 +39,7 @@ SAMPLE_SCHEMA = pa.schema(
     ]
 )
 """`prompt` is its place in the step; `kl` is k1 to the reference over the whole answer in nats, null without a reference; `gold`
-is null but for held-out answers where a gold reward is there."""
+is null but for held-out answers that a gold reward has an opinion of."""
 
 
 def file_of(asked: Asked) -> str:
@@ -62,12 +63,15 @@ class SampleWriter:
             kl = None
             if experience.reference:
                 kl = float((experience.old[number].astype(np.float64) - experience.reference[number]).sum())
+            gold = experience.gold.get(number)
+            if gold is not None and math.isnan(gold):
+                gold = None
             rows.append({
                 "step": asked.step + (asked.split == "train"), "prompt": rollout.prompt_id, "sample": rollout.sample,
                 "version": rollout.version, "prompt_ids": rollout.prompt_ids, "answer_ids": rollout.answer_ids,
                 "question": self._decode(rollout.prompt_ids), "answer": self._decode(rollout.answer_ids),
                 "finished": rollout.finished, "score": experience.scores[number],
-                "gold": experience.gold.get(number), "kl": kl, "sampler_logprobs": rollout.sampler_logprobs,
+                "gold": gold, "kl": kl, "sampler_logprobs": rollout.sampler_logprobs,
             })  # fmt: skip
         sink = io.BytesIO()
         pq.write_table(pa.Table.from_pylist(rows, schema=SAMPLE_SCHEMA), sink)

@@ -4,15 +4,18 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+import torch
 
 from configs.schema.ppo_stage import PpoStage
 from jobs.ppo.health import HealthCheck, PolicyUnhealthy
 from jobs.ppo.heldout import against_start, for_people
+from jobs.ppo.update import per_answer
 
 HEALTHY = {
     "step": 1.0,
     "answers/tokens": 20.0,
     "answers/end_rate": 0.9,
+    "reward/score": 0.5,
     "reward/score_deviation": 1.0,
     "kl/per_answer": 2.0,
 }
@@ -60,6 +63,22 @@ def test_a_curve_that_means_something_is_said_once(change: dict[str, float], wor
     assert len(said) == 1 and said[0].startswith("step 2: ") and words in said[0]
 
 
+def test_equal_scores_are_said_of_many_answers_too() -> None:
+    """1,000 times 3.3 in fp32 have a deviation of 4e-8 by rounding."""
+    scores = torch.full((1000,), 3.3).double()
+    totals = {
+        "answers": 1000.0,
+        "actions": 9000.0,
+        "score": float(scores.sum()),
+        "score_square": float(scores.square().sum()),
+    }
+    numbers = per_answer({**totals, "earned": 0.0, "kl": 0.0, "ended": 1000.0})
+    assert 0 < numbers["reward/score_deviation"] < 1e-7
+    health, said = checked()
+    health.check({**numbers, "step": 1.0})
+    assert len(said) == 1 and "all answers have the same score" in said[0]
+
+
 def evaluation(step: int, score: float, gold_change: float | None) -> dict[str, float]:
     gold = {} if gold_change is None else {"heldout/gold_change": gold_change, "heldout/gold_change_error": 0.1}
     return {"step": float(step), "heldout/score": score, **gold}
@@ -102,6 +121,27 @@ def test_changes_are_paired_by_prompt_and_corrected_for_length() -> None:
     assert found["gold_change"] == 1 and found["gold_change_error"] == pytest.approx(1 / 3**0.5)
     same = against_start(start, start)
     assert same["win_rate"] == 0.5 and same["score_change_at_same_length"] == 0
+
+
+def test_a_change_of_length_that_all_prompts_share_says_nothing_of_its_price() -> None:
+    """Means over three answers: all are 7/3 tokens longer, but not to the last bit."""
+    start = {"score": dict.fromkeys(range(4), 0.0), "tokens": {prompt: (96 + prompt) / 3 for prompt in range(4)}}
+    now = {
+        "score": {prompt: float(prompt) for prompt in range(4)},
+        "tokens": {prompt: (103 + prompt) / 3 for prompt in range(4)},
+    }
+    assert against_start(now, start)["score_change_at_same_length"] == pytest.approx(1.5)
+
+
+def test_the_gold_change_is_of_prompts_that_gold_judged_both_times() -> None:
+    start = {
+        "score": dict.fromkeys(range(4), 0.0),
+        "tokens": dict.fromkeys(range(4), 9.0),
+        "gold": {0: 1.0, 1: 1.0, 3: 1.0},
+    }
+    found = against_start({**start, "gold": {0: 2.0, 2: 5.0, 3: 4.0}}, start)
+    assert found["gold_change"] == 2 and found["gold_change_error"] == pytest.approx(1.0)
+    assert "gold_change" not in against_start({**start, "gold": {2: 5.0, 3: 4.0}}, start)  # of one there is no error
 
 
 def test_people_do_not_see_single_prompts() -> None:
