@@ -1,4 +1,4 @@
-"""The stage that learns from its own answers: which models take part, where they run, what is watched."""
+"""The stage that learns from its own answers: which models take part, where they run, what is measured."""
 
 import re
 from typing import Annotated, Literal, Self
@@ -7,6 +7,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from configs.schema.objectives import Lora
 from configs.schema.ppo import PpoAlgorithm
+from configs.schema.ppo_health import Health
 from configs.schema.training import Checkpoints, Optimizer
 from configs.schema.tree import Node, PositiveInt, recorded_only
 
@@ -118,29 +119,6 @@ class PpoResources(Node):
         return self
 
 
-class Health(Node):
-    """What is looked at after every step."""
-
-    kl_ceiling: float | None = Field(
-        default=None, gt=0, description="Nats per answer to the reference above which the stage stops; null: never."
-    )
-    mismatch_ceiling: float | None = Field(
-        default=None, gt=0, description="KL, in nats a token, between sampler and learner above which it stops."
-    )
-    least_end_rate: float = Field(
-        default=0.2, ge=0, le=1, description="Said in words where fewer answers end by themselves."
-    )
-    probe_every_steps: PositiveInt = Field(
-        default=10,
-        description="How often new weights are judged by what a sampler computes with them, which costs two passes over 2,048 "
-        "tokens; names, hashes and versions are checked every time, and a new engine is always probed.",
-    )
-
-    def probes(self, step: int) -> bool:
-        """Whether the weights of step `step` (from 0) are probed."""
-        return (step + 1) % self.probe_every_steps == 0
-
-
 class PpoEvaluation(Node):
     """Held-out prompts, answered every so often by the policy as it is; the start model's answers are what it is held against."""
 
@@ -151,6 +129,12 @@ class PpoEvaluation(Node):
         description="Judges held-out answers and teaches nothing: what `rewards` stand for, such as a reward model trained on "
         "more pairs. Where it falls while the reward rises, it is said that the policy exploits the reward.",
     )
+
+    @model_validator(mode="after")
+    def _gold_is_alone(self) -> Self:
+        if self.gold is not None and self.gold.weight != 1:
+            raise ValueError(f"gold.weight ({self.gold.weight:g}): gold is added to nothing; leave its weight out")
+        return self
 
 
 class PolicyOptimizer(Optimizer):
@@ -219,6 +203,11 @@ class PpoStage(Node):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
+        if self.health.kl_ceiling is not None and not self.needs_reference:
+            raise ValueError(
+                "health.kl_ceiling: with kl.where: none there is no reference and no KL to hold it against; remove it, or set "
+                "kl.where to reward or loss"
+            )
         if (self.steps is None) == (self.epochs is None):
             raise ValueError("give exactly one of `steps` and `epochs`")
         if self.critic is not None and self.algorithm.estimator != "gae":

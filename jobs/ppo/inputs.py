@@ -48,10 +48,7 @@ def ppo_job(
         raise DataError(
             f"stages.{name}.heldout: {shards.name} has no held-out prompts; raise heldout_fraction of its corpus"
         )
-    steps = stage.steps
-    if steps is None:
-        assert stage.epochs is not None
-        steps = max(1, math.ceil(stage.epochs * prompts / stage.algorithm.prompts_per_step))
+    steps = steps_of(name, stage, prompts)
     below = {key: artifact.content.below("model") for key, artifact in inputs.items() if key != "shards"}
     ends = end_token_ids(directory, load_tokenizer(files))
     return PpoJob(
@@ -63,6 +60,21 @@ def ppo_job(
         shards.content, tuple(sorted(ends)), int(manifest["context"]), steps,
         attempt.directory, attempt.number, attempt.content, trust_remote_code,
     )  # fmt: skip
+
+
+def steps_of(name: str, stage: PpoStage, prompts: int) -> int:
+    """How many steps a stage takes over so many prompts. Raises DataError where the policy would learn in none of them."""
+    if stage.steps is not None:
+        return stage.steps
+    assert stage.epochs is not None
+    steps = max(1, math.ceil(stage.epochs * prompts / stage.algorithm.prompts_per_step))
+    waits = stage.algorithm.critic_warmup_steps
+    if waits >= steps:
+        raise DataError(
+            f"stages.{name}.algorithm.critic_warmup_steps ({waits}): {stage.epochs:g} epochs over {prompts} prompts are {steps} "
+            "steps, none is left in which the policy learns; lower it, or raise epochs"
+        )
+    return steps
 
 
 def _vocabulary(model: Artifact) -> dict[str, bytes]:

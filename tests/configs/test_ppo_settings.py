@@ -52,6 +52,11 @@ def test_what_does_not_fit_is_refused(values: dict, message: str) -> None:
             "the answers to a prompt stay together",
         ),
         ({"lora": {"dropout": 0.1}}, "lora.dropout"),
+        (
+            {"algorithm": {"kl": {"where": "none"}}, "health": {"kl_ceiling": 5.0}},
+            "there is no reference and no KL to hold it against",
+        ),
+        ({"heldout": {"gold": {"model": "rm", "weight": 2.0}}}, r"gold.weight \(2\): gold is added to nothing"),
         ({"checkpoints": {"keep": 1}}, "checkpoints.keep must be 2 or more"),
         ({"reference_is_base": True}, "reference_is_base: below the policy there must be the model it starts from"),
         ({"lora": {"start": "continue"}}, "start: merge begins new adapters on the model with the old ones in it"),
