@@ -104,6 +104,10 @@ def _one_life(job: PpoJob, placement: Any, listener: Listener) -> Ending:
         cast.end()
 
 
+OF_ANSWERS = ("sample", "judge", "old_logprobs", "update")
+"""What roles do with the answers of a step; weights on their way have no tokens, and held-out answers are others."""
+
+
 @dataclass
 class _Clock:
     """When the phases of a step ended."""
@@ -123,8 +127,14 @@ class _Clock:
         idle = {f"idle/{role}": max(0.0, 1 - sum(busy.values()) / step_s) for role, busy in busy_s.items()}
         busy = {f"busy/{role}/{doing}_s": s for role, of_role in busy_s.items() for doing, s in of_role.items()}
         cpu_s = time.process_time() - self.cpu_began
+        rates = {
+            f"tokens_per_s/{role}/{doing}": tokens / s
+            for role, of_role in busy_s.items()
+            for doing, s in of_role.items()
+            if doing in OF_ANSWERS and s > 0
+        }
         return {
-            **self.phases, **idle, **busy, "time/step_s": step_s, "time/driver_cpu_s": cpu_s,
+            **self.phases, **idle, **busy, **rates, "time/step_s": step_s, "time/driver_cpu_s": cpu_s,
             "tokens_per_s": tokens / step_s, "tokens": tokens,
         }  # fmt: skip
 
@@ -133,9 +143,14 @@ def _steps(job: PpoJob, cast: Cast, progress: Progress, listener: Listener) -> E
     """The loop."""
     stage, total = job.stage, job.total_steps
     train, heldout = read_prompts(job.shards, "train"), read_prompts(job.shards, "heldout") if stage.heldout else None
+    if heldout is not None and stage.heldout and len(heldout) < stage.heldout.prompts:
+        listener.say(
+            f"heldout.prompts asks for {stage.heldout.prompts}, the data hold {len(heldout)} out: all of them are answered"
+        )
     health = HealthCheck(stage, listener.say, progress.history)
     if progress.step:
         _synced(cast, progress.step, True, listener)
+        cast.busy_s()
     elif heldout is not None:
         progress = _measured(job, cast, heldout, progress, listener)
     nothing = InFlight(cast.samplers, [])
@@ -159,11 +174,11 @@ def _steps(job: PpoJob, cast: Cast, progress: Progress, listener: Listener) -> E
         progress = after_step(progress, updated, stage, {**updated.metrics, **seen})
         listener.metrics({**progress.history[-1], **numbers})
         health.check(progress.history[-1])
-        if not stage.staleness and not last:
-            sampling = cast.sample(train, Asked("train", progress.step))
         if heldout is not None and stage.heldout and (last or progress.step % stage.heldout.every_steps == 0):
             progress = _measured(job, cast, heldout, progress, listener)
             health.check_heldout(progress.history)
+        if not stage.staleness and not last:
+            sampling = cast.sample(train, Asked("train", progress.step))
         stopping = listener.stop_asked() and not last
         if last or stopping or progress.step % stage.checkpoints.every_steps == 0:
             _save(cast, progress)
@@ -215,9 +230,11 @@ def _update(cast: Cast, judged: Judged, progress: Progress) -> Updated:
 
 
 def _measured(job: PpoJob, cast: Cast, heldout: PromptTable, progress: Progress, listener: Listener) -> Progress:
+    """With held-out numbers. Its work is between two steps and no part of the next one's."""
     asked = Asked("heldout", progress.step)
     judged = _judged(cast, heldout, asked, cast.sample(heldout, asked), listener)
     progress = evaluate(job, cast, judged, progress)
+    cast.busy_s()
     listener.metrics({"step": float(progress.step), **for_people(progress.history[-1])})
     return progress
 
