@@ -14,6 +14,7 @@ from jobs.cli.inspect import JsonOption
 from jobs.cli.places import StoreOption, open_for_looking
 
 STEP_FILE = re.compile(r"(step|heldout)-(\d+)\.parquet")
+KEY = re.compile(r"(ppo-)?[0-9a-f]{16}")
 SHOWN_CHARACTERS = 600
 
 
@@ -35,12 +36,14 @@ def samples(
     import pyarrow.parquet as pq
 
     directory = _artifact_directory(run, open_for_looking(store))
-    kind = "heldout" if heldout else "step"
+    kind, what = ("heldout", "held-out samples") if heldout else ("step", "samples")
     found = [STEP_FILE.fullmatch(name) for name in directory.names("samples")]
     steps = sorted(int(match[2]) for match in found if match is not None and match[1] == kind)
-    if not steps or (step is not None and step not in steps):
-        there = f"steps {steps[0]} to {steps[-1]}" if steps else "none yet"
-        raise NoSamples(f"{run} has no {'held-out ' if heldout else ''}samples of step {step}: there are {there}")
+    if not steps:
+        when = "every evaluation, where the stage has `heldout`" if heldout else "every step"
+        raise NoSamples(f"{run} has no {what} yet; they are written with {when}")
+    if step is not None and step not in steps:
+        raise NoSamples(f"{run} has no {what} of step {step}: there are steps {_listed(steps)}")
     chosen = steps[-1] if step is None else step
     table = pq.read_table(io.BytesIO(directory.read("samples", f"{kind}-{chosen:06d}.parquet")))
     listed = sorted(table.to_pylist(), key=lambda row: -row["score"])
@@ -74,8 +77,14 @@ def _short(text: str) -> str:
     )
 
 
+def _listed(steps: list[int]) -> str:
+    if steps == list(range(steps[0], steps[-1] + 1)):
+        return f"{steps[0]} to {steps[-1]}"
+    return ", ".join(map(str, steps))
+
+
 def _artifact_directory(run: str, store: Any) -> Any:
-    """Of the ppo stage of a run, finished or not. Raises NoSamples, ArtifactNotFound."""
+    """Of a ppo stage, finished or not; of a run with several the last that has answered. Raises NoSamples, ArtifactNotFound."""
     from cluster.artifacts import artifact_directory, find_named
     from cluster.runs import list_runs
 
@@ -83,8 +92,13 @@ def _artifact_directory(run: str, store: Any) -> Any:
     for stages in reversed(planned):
         keys = [directory.removeprefix("ppo-") for directory in stages.values() if directory.startswith("ppo-")]
         if keys:
-            return artifact_directory(store, "ppo", keys[-1])
+            directories = [artifact_directory(store, "ppo", key) for key in reversed(keys)]
+            return next((directory for directory in directories if directory.names("samples")), directories[0])
     if planned:
         raise NoSamples(f"{run} has no ppo stage; `acclimate ls` lists runs and artifacts")
+    if KEY.fullmatch(run) and (directory := artifact_directory(store, "ppo", run.removeprefix("ppo-"))).names(
+        "samples"
+    ):
+        return directory
     artifact = find_named(store, run, ("ppo",))
     return artifact_directory(store, "ppo", artifact.key)
