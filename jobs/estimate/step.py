@@ -140,7 +140,7 @@ def model_phases(
         return phases
     if role == POLICY:
         phases[role, OLD] = scoring(held, ranks, passes(minibatch, algorithm.minibatches), machine)
-    else:
+    if role != POLICY or stage.reference_is_base:
         unit = min(stage.unit_prompts, algorithm.prompts_per_step)
         phases[role, JUDGE] = scoring(held, ranks, passes(unit, _units(stage)), machine)
     if role in (POLICY, CRITIC):
@@ -173,16 +173,18 @@ def syncs(stage: PpoStage, policy: ModelShape, layout: Layout, machine: Machine)
 def step_s(stage: PpoStage, shared: bool, phases: Phases, sync_s: float) -> tuple[float, float]:
     """(with staleness 0, with staleness 1)."""
     sampling_s, old_s = phases[ROLLOUT, SAMPLE].seconds, phases[POLICY, OLD].seconds
-    judging = [bound.seconds for (_, phase), bound in phases.items() if phase == JUDGE]
+    judging = {role: bound.seconds for (role, phase), bound in phases.items() if phase == JUDGE}
     updating = [phases.get((role, UPDATE), NOTHING).seconds for role in (POLICY, CRITIC)]
     if shared:  # one after the other, whatever waits for what
-        all_s = sampling_s + old_s + sum(judging) + sum(updating) + sync_s
+        all_s = sampling_s + old_s + sum(judging.values()) + sum(updating) + sync_s
         return all_s, all_s
     # Units are judged as they come; after the last answer its own unit is left, or what has piled up.
-    left_s = max((max(seconds - sampling_s, seconds / _units(stage)) for seconds in judging), default=0.0)
+    left_s = {role: max(seconds - sampling_s, seconds / _units(stage)) for role, seconds in judging.items()}
+    # A policy that is its own reference judges before it computes its old log-probabilities.
+    left_s[POLICY], judging[POLICY] = left_s.get(POLICY, 0.0) + old_s, judging.get(POLICY, 0.0) + old_s
     # Overlapped, the driver hands units to who judges only when it is done with the step before.
-    learnt_s = max([old_s, *judging]) + max(updating)
-    return sampling_s + max(old_s, left_s) + max(updating) + sync_s, max(sampling_s, learnt_s) + sync_s
+    learnt_s = max(judging.values()) + max(updating)
+    return sampling_s + max(left_s.values()) + max(updating) + sync_s, max(sampling_s, learnt_s) + sync_s
 
 
 def _units(stage: PpoStage) -> int:

@@ -61,6 +61,20 @@ def test_what_waits_for_what() -> None:
     assert step_s(stage(), True, phases, 1.0) == (48, 48)
 
 
+def test_a_policy_that_is_its_own_reference_judges_first() -> None:
+    """The last of its 8 units takes 0.5 s after sampling, and then come its old log-probabilities; overlapped it does all of both."""
+    phases = {key: Bound(seconds, "") for key, seconds in PHASES.items() if key[0] in ("rollout", "policy")}
+    phases["policy", JUDGE] = Bound(4.0, "")
+    assert step_s(stage(), False, phases, 1.0) == (10 + 0.5 + 3 + 5 + 1, 4 + 3 + 5 + 1)
+    assert step_s(stage(), True, phases, 1.0) == (23, 23)
+    algorithm = {"estimator": "rloo", "answers_per_prompt": 2}
+    own = stage(algorithm=algorithm, rewards=[{"function": "a:b"}], lora={"rank": 8}, reference_is_base=True)
+    alone = PpoModels(LLAMA_2_7B, 20_000_000, LLAMA_2_7B, LLAMA_2_7B, {})
+    found = calculate(own, alone, layout_of(own), PROMPT, machine(8))
+    assert set(found.phases) == {("policy", JUDGE), ("policy", OLD), ("policy", UPDATE), ("rollout", SAMPLE)}
+    assert found.phases["policy", JUDGE].seconds == pytest.approx(found.phases["policy", OLD].seconds, rel=0.01)
+
+
 def test_who_takes_part() -> None:
     whole = calculate(stage(), models(), layout(), PROMPT, machine(8))
     assert set(whole.phases) == set(PHASES) and set(whole.memory) == set(whole.layout.ranks)
