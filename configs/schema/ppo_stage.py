@@ -194,7 +194,11 @@ class PpoStage(Node):
         description="Prompts whose answers are scored together, as soon as all of them are there; colocated roles take turns, "
         "and each scores all answers of a step together.",
     )
-    micro_batch_tokens: PositiveInt = recorded_only(2048, description="Most tokens in one forward pass of one rank.")
+    micro_batch_tokens: PositiveInt = recorded_only(
+        2048,
+        description="Most tokens in one forward pass of one rank; a prompt with all its answers is never cut, and one that is longer "
+        "has a pass of its own.",
+    )
     activation_checkpointing: bool = recorded_only(False)
     heldout: PpoEvaluation | None = None
     health: Health = recorded_only(Health())
