@@ -196,7 +196,7 @@ class PpoStage(Node):
     )
     micro_batch_tokens: PositiveInt = recorded_only(
         2048,
-        description="Most tokens in one forward pass of one rank; a prompt with all its answers is never cut, and one that is longer "
+        description="Most tokens in one forward pass of one rank; a prompt with its answers is never cut, and one that is longer "
         "has a pass of its own.",
     )
     activation_checkpointing: bool = recorded_only(False)

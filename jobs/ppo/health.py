@@ -3,6 +3,7 @@
 metrics of a step --check--> nothing, a sentence, or PolicyUnhealthy
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 from configs.errors import RunFailed
@@ -32,6 +33,7 @@ class HealthCheck:
     def check(self, metrics: Mapping[str, float]) -> None:
         """Raises PolicyUnhealthy."""
         health, step = self._stage.health, int(metrics["step"])
+        _require_finite(metrics)
         kl, mismatch = metrics.get("kl/per_answer", 0.0), metrics.get("mismatch/kl", 0.0)
         if health.kl_ceiling is not None and kl > health.kl_ceiling:
             raise PolicyUnhealthy(
@@ -65,7 +67,11 @@ class HealthCheck:
         """Says where the reward has risen while the gold reward has fallen from its best.
 
         Twice in a row and by more than three standard errors: the best of many evaluations was lucky too.
+
+        Raises:
+            PolicyUnhealthy: a number of the last one is none.
         """
+        _require_finite(history[-1])
         seen = [entry for entry in history if "heldout/gold_change" in entry]
         if len(seen) < 2:
             return
@@ -86,3 +92,13 @@ class HealthCheck:
         if topic not in self._said:
             self._said.add(topic)
             self._say(sentence)
+
+
+def _require_finite(metrics: Mapping[str, float]) -> None:
+    """NaN is above no ceiling, and no JSON: it must not come into a checkpoint's history."""
+    broken = [name for name, value in metrics.items() if not math.isfinite(value)]
+    if broken:
+        raise PolicyUnhealthy(
+            f"step {int(metrics['step'])}: {', '.join(broken)} {'is' if len(broken) == 1 else 'are'} not finite. See samples; "
+            "lower optimizer.learning_rate, or set precision: fp32."
+        )

@@ -1,5 +1,6 @@
 """What is said and what ends a run, from made-up numbers of steps and evaluations."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -44,6 +45,16 @@ def test_limits_end_the_run_before_its_weights_are_saved() -> None:
     with pytest.raises(PolicyUnhealthy, match=r"0\.2 nats a token apart"):
         health.check({**HEALTHY, "mismatch/kl": 0.2})
     assert said == []
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_no_number_that_is_none_reaches_a_checkpoint(value: float) -> None:
+    """NaN is above no ceiling."""
+    health, _ = checked(kl_ceiling=5, mismatch_ceiling=0.1)
+    with pytest.raises(PolicyUnhealthy, match=r"step 1: kl/per_answer, mismatch/kl are not finite"):
+        health.check({**HEALTHY, "kl/per_answer": value, "mismatch/kl": value})
+    with pytest.raises(PolicyUnhealthy, match=r"step 10: heldout/kl_per_answer is not finite"):
+        health.check_heldout([START, {**evaluation(10, 2.0, 0.5), "heldout/kl_per_answer": value}])
 
 
 @pytest.mark.parametrize(
