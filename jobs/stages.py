@@ -21,6 +21,7 @@ from configs.schema.ppo_stage import PpoStage
 from configs.schema.run import UNKNOWN_LICENCE, ModelStage, Run, Stage, stage_inputs
 from configs.schema.training import AnyTrainStage, KtoStage, LanguageModelStage, TrainStage
 from configs.schema.tree import hashed_values
+from jobs.ppo.reward_functions import module_identity
 
 STAGE_VERSIONS = {
     "model": 1, "corpus": 6, "shards": 11, "mix": 3, "cpt": 2, "sft": 2, "reward": 2, "dpo": 2,
@@ -89,13 +90,12 @@ def identity(stage: Stage, seed: int) -> dict[str, Any]:
                 (config.get(key) or {}).pop("against", None)  # inputs too
         case TrainStage():
             config["seed"] = seed
-            if config["heldout"] is not None:
-                config["heldout"].pop("general")  # an input, by its key
+            (config["heldout"] or {}).pop("general", None)  # an input, by its key
         case PpoStage():
             config["seed"] = seed
-            gold = (config["heldout"] or {}).get("gold")
-            for source in [*config["rewards"], *([gold] if gold else [])]:
-                source.pop("model")  # inputs too
+            for source in [*config["rewards"], (config["heldout"] or {}).get("gold") or {}]:
+                source.pop("model", None)  # inputs too
+                source.update(module_identity(source.get("function")))
         case _:
             pass
     return config

@@ -21,7 +21,8 @@ class RewardSource(Node):
     function: str | None = Field(
         default=None,
         description="module:function, called as TRL calls its reward functions: prompts, completions, completion_ids and the "
-        "data's own `answer` by keyword, lists of one batch; returns a number for each, or None where it has no opinion.",
+        "data's own `answer` by keyword, lists of one batch; returns a number for each, or None where it has no opinion. The "
+        "file of its module is part of the artifact's key, what that imports is not.",
     )
     weight: float = 1.0
 

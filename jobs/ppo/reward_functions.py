@@ -3,10 +3,12 @@
 module:function --import_function--> function        answers, prompts --call_reward--> a number each, NaN without opinion
 """
 
-import importlib
+import hashlib
+import importlib.util
 import inspect
 import math
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -27,13 +29,38 @@ def import_function(name: str) -> Callable[..., Any]:
     try:
         found = getattr(importlib.import_module(module_name), function_name)
     except Exception as error:  # whatever the module does when it is imported
-        raise RewardFunctionError(
-            f"rewards: {name} cannot be imported ({type(error).__name__}: {error}). The module must lie in the checkout, or be "
-            "installed on every node."
-        ) from error
+        raise _not_importable(name, f"{type(error).__name__}: {error}") from error
     if not callable(found):
         raise RewardFunctionError(f"rewards: {name} is a {type(found).__name__}, not a function")
     return found
+
+
+def module_identity(name: str | None) -> dict[str, str]:
+    """sha256 of the file in which the function stands: what it computes may be another thing when that changes.
+
+    Empty without a function or a file. What the module imports is not looked at, nor is the module imported.
+
+    Raises:
+        RewardFunctionError: there is no such module.
+    """
+    if name is None:
+        return {}
+    module_name, _, _ = name.partition(":")
+    try:
+        spec = importlib.util.find_spec(module_name)
+    except Exception as error:  # of a package around it, which is imported
+        raise _not_importable(name, f"{type(error).__name__}: {error}") from error
+    if spec is None:
+        raise _not_importable(name, f"No module named {module_name!r}")
+    if not spec.has_location or spec.origin is None:  # built into Python
+        return {}
+    return {"module_sha256": hashlib.sha256(Path(spec.origin).read_bytes()).hexdigest()}
+
+
+def _not_importable(name: str, why: str) -> RewardFunctionError:
+    return RewardFunctionError(
+        f"rewards: {name} cannot be imported ({why}). The module must lie in the checkout, or be installed on every node."
+    )
 
 
 def call_reward(

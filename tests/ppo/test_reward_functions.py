@@ -7,10 +7,13 @@ from typing import Any
 import pytest
 
 from configs.errors import RunFailed
+from configs.schema.ppo_stage import PpoStage
 from jobs.ppo.example_rewards import brevity, reading_ease
 from jobs.ppo.experience import combined
 from jobs.ppo.reward_functions import RewardFunctionError, call_reward, import_function
 from jobs.records import PromptRow, Rollout
+from jobs.stages import identity
+from tests.world.toy_ppo import toy_ppo_stage
 
 ROLLOUTS = [Rollout(0, sample, [1], [5, 2], [-1.0, -0.1], bool(sample), 0) for sample in range(2)]
 PROMPTS = [PromptRow([1], 44, '[{"role": "user", "content": "Why?"}]', "Because.")] * 2
@@ -77,6 +80,25 @@ def test_a_module_that_cannot_be_run_is_said_by_the_name_of_its_function(
         RewardFunctionError, match=r"broken_reward:reward cannot be imported \((SyntaxError|ValueError)"
     ):
         import_function("broken_reward:reward")
+
+
+@pytest.mark.parametrize("place", ["rewards", "gold"])
+def test_another_function_under_the_same_name_is_another_stage(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the next run would take the model that the function of before has made."""
+    changed = {"function": "changed_reward:reward"}
+    judged = {"rewards": [changed]} if place == "rewards" else {"heldout": {"gold": changed}}
+    stage = PpoStage.model_validate(toy_ppo_stage(**judged))
+    monkeypatch.syspath_prepend(tmp_path)
+    identities = []
+    for value in (1, 2, 1):
+        (tmp_path / "changed_reward.py").write_text(f"def reward(completions): return [{value}.0 for _ in completions]")
+        identities.append(identity(stage, seed=0))
+    assert identities[0] == identities[2] != identities[1]
+    (tmp_path / "changed_reward.py").unlink()
+    with pytest.raises(RewardFunctionError, match="changed_reward:reward cannot be imported"):
+        identity(stage, seed=0)
 
 
 def test_sources_are_added_by_weight_and_one_without_opinion_adds_nothing() -> None:
