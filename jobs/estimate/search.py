@@ -65,7 +65,7 @@ class Least:
 
     role: str
     gpus: int | None
-    """None: however many there are."""
+    """None: as many as it may have are too few."""
 
 
 def fastest(stage: PpoStage, models: PpoModels, prompt_tokens: int, machine: Machine) -> Step:
@@ -74,7 +74,7 @@ def fastest(stage: PpoStage, models: PpoModels, prompt_tokens: int, machine: Mac
     Raises:
         DoesNotFit: saying how many GPUs each role needs at least.
     """
-    _require_room(least_gpus(stage, models, prompt_tokens, machine), machine)
+    _require_room(stage, least_gpus(stage, models, prompt_tokens, machine), machine)
     sampling: dict[tuple[int, int], Bound] = {}
     best: tuple[float, int] = math.inf, 0
     chosen: Layout | None = None
@@ -103,7 +103,9 @@ def least_gpus(stage: PpoStage, models: PpoModels, prompt_tokens: int, machine: 
     found = []
     for role, held in held_by(stage, models).items():
         fitting = (
-            ranks for ranks in COUNTS if model_memory(stage, held, ranks, prompt_tokens).total <= machine.usable_bytes
+            ranks
+            for ranks in _counts(stage, role)
+            if model_memory(stage, held, ranks, prompt_tokens).total <= machine.usable_bytes
         )
         found.append(Least(role, next(fitting, None)))
     return [*found, Least(ROLLOUT, next(iter(_engine_sizes(stage, models, prompt_tokens, machine)), None))]
@@ -132,16 +134,32 @@ def saturation(
     return found
 
 
-def _require_room(least: list[Least], machine: Machine) -> None:
+def _counts(stage: PpoStage, role: str) -> list[int]:
+    """Ranks of a model that are tried: of those that learn no more than a minibatch has prompts, as PpoStage asks."""
+    return [ranks for ranks in COUNTS if role not in (POLICY, CRITIC) or ranks <= _prompts(stage)]
+
+
+def _prompts(stage: PpoStage) -> int:
+    """Of a minibatch."""
+    return stage.algorithm.prompts_per_step // stage.algorithm.minibatches
+
+
+def _require_room(stage: PpoStage, least: list[Least], machine: Machine) -> None:
     cluster = machine.cluster
     needed = sum(found.gpus or 0 for found in least)
     endless = [found.role for found in least if found.gpus is None]
+    learns = {POLICY, CRITIC} & set(endless)
     if not endless and needed <= cluster.gpus:
         return
     each = ", ".join(f"{found.role} {found.gpus or 'more than there could be'}" for found in least)
     raise DoesNotFit(
         f"does not fit on {cluster}: with {rounded(machine.usable_bytes / 1e9):g} GB usable on each, "
         + (f"{needed} GPUs are needed ({each})" if not endless else f"no number of GPUs is enough ({each})")
+        + (
+            f"; a minibatch has {_prompts(stage)} prompts, and every rank of policy and critic needs one"
+            if learns
+            else ""
+        )
     )
 
 
@@ -154,7 +172,7 @@ def _models_on_ranks(
     options = {
         role: {
             ranks: model_phases(stage, role, model, ranks, prompt_tokens, machine)
-            for ranks in COUNTS
+            for ranks in _counts(stage, role)
             if ranks < machine.cluster.gpus
             and model_memory(stage, model, ranks, prompt_tokens).total <= machine.usable_bytes
         }

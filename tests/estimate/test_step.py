@@ -182,6 +182,18 @@ def test_what_fits_nowhere_says_what_each_role_needs() -> None:
     assert not fits.problems
 
 
+@pytest.mark.parametrize("prompts", [8, 64])
+def test_a_layout_that_is_found_is_one_that_a_stage_may_have(prompts: int) -> None:
+    """Every rank of policy and critic needs a prompt of each of the 4 minibatches, whatever more of them would win."""
+    algorithm = {"prompts_per_step": prompts, "minibatches": 4}
+    ranks = fastest(stage(algorithm=algorithm), models(), PROMPT, machine(128)).layout.ranks
+    resources = {role: {"ranks": ranks[role]} for role in ("policy", "critic")}
+    assert stage(algorithm=algorithm, resources=resources).resources.policy.ranks == ranks["policy"]
+    if prompts == 8:
+        with pytest.raises(DoesNotFit, match=r"no number of GPUs is enough .*; a minibatch has 2 prompts"):
+            fastest(stage(algorithm=algorithm), models(LLAMA_3_70B), PROMPT, machine(128))
+
+
 def test_where_more_gpus_hardly_help() -> None:
     step = fastest(stage(), models(), PROMPT, machine(8))
     limits = {limit.role: limit for limit in saturation(stage(), models(), step, PROMPT, machine(8))}
