@@ -13,8 +13,9 @@ from cluster.placement import bundles_of, describe_roles
 from configs.errors import DoesNotFit
 from configs.schema.ppo_stage import PpoStage
 from configs.schema.run import Run
-from jobs.estimate.memory import RankMemory
+from jobs.estimate.memory import RankMemory, kv_bytes_per_token
 from jobs.estimate.roles import Layout, PpoModels, held_by, judges, layout_of, role_memory
+from jobs.estimate.shape import ModelShape
 from jobs.preflight.fit import RANK_BASELINE_GIB, StageSpace, checkpoint_bytes
 from jobs.preflight.origin import Origin, check_context
 
@@ -61,6 +62,7 @@ def check_ppo(
     for key, origin in origins.items():
         check_context(f"stages.{name}.max_new_tokens + context of {stage.shards}", longest, key, origin)
     found = require_computable(policy.directory, policy.trust_remote_code, "logprobs", stage.lora, longest)
+    _check_cache(name, stage, found.shape, longest)
     models = models_of(stage, origins, found)
     trained = sum(held.trained for held in held_by(stage, models).values())
     if run.cluster.address == "local":
@@ -143,6 +145,18 @@ def _check_functions(stage: PpoStage) -> None:
     for source in judges_of(stage).values():
         if source.function is not None:
             import_function(source.function)
+
+
+def _check_cache(name: str, stage: PpoStage, policy: ModelShape, longest: int) -> None:
+    """An engine whose cache has no room for one text does not start, minutes later."""
+    engines = stage.resources.rollout
+    gib = engines.kv_cache_gib if engines.gpus_per_rank else engines.kv_cache_on_cpu_gib
+    needed = longest * kv_bytes_per_token(policy, stage.precision, max(1, engines.gpus_per_rank)) / 2**30
+    if gib is not None and needed > gib:
+        raise DoesNotFit(
+            f"stages.{name}.resources.rollout.kv_cache_gib ({gib:g}): one text of {longest} tokens, prompt and answer, needs "
+            f"{needed:.2g} GiB; raise it, or lower max_new_tokens or the context of {stage.shards}"
+        )
 
 
 def _check_memory(name: str, stage: PpoStage, memory: PpoMemory) -> None:

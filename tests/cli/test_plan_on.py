@@ -124,6 +124,15 @@ def test_a_ppo_stage_larger_than_this_machine_is_refused(toy: ToyRun) -> None:
     )
 
 
+def test_a_cache_without_room_for_one_text_is_refused_before_an_engine_starts(toy: ToyRun) -> None:
+    """128 tokens of a prompt and 12 of its answer."""
+    answer = acclimate("plan", str(toy.config), "stages.ppo.resources.rollout.kv_cache_gib=0.00001")
+    told = " ".join(answer.stderr.split())
+    assert answer.code == 3, told
+    assert "stages.ppo.resources.rollout.kv_cache_gib (1e-05): one text of 140 tokens" in told
+    assert "raise it, or lower max_new_tokens or the context of prompts" in told
+
+
 def test_on_gpus_of_this_machine_the_fullest_counts(toy: ToyRun, monkeypatch: pytest.MonkeyPatch) -> None:
     with_gpus = [
         f"stages.ppo.resources.{role}.gpus_per_rank=1"
