@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from configs.errors import RunFailed
 from jobs.ppo.probe import LEAST_TOKENS
 from jobs.records import PackedRow, PromptRow
 from jobs.train.batch import empty_batch, pack_rows
@@ -20,7 +21,16 @@ Sequences = tuple[tuple[int, ...], ...]
 
 
 def probe_sequences(prompts: Sequence[PromptRow]) -> Sequences:
-    """The first prompts, as many as are needed; they begin again where there are too few."""
+    """The first prompts, as many as are needed; they begin again where there are too few.
+
+    Raises:
+        RunFailed: no prompt has two tokens.
+    """
+    if all(len(prompt.input_ids) < 2 for prompt in prompts):
+        raise RunFailed(
+            "every prompt has one token only, so nothing in them tells new weights from old ones; give the model a chat template "
+            "that says who speaks, or longer prompts"
+        )
     chosen: list[tuple[int, ...]] = []
     tokens = 0
     for prompt in cycle(prompts):

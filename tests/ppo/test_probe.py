@@ -5,7 +5,10 @@ import torch
 from torch import Tensor
 
 from cluster.weights import WeightSyncFailed
+from configs.errors import RunFailed
 from jobs.ppo.probe import LEAST_TOKENS, SURE, Probe, check_probe, check_tokens, read_probe
+from jobs.ppo.probing import probe_sequences
+from jobs.records import PromptRow
 
 
 def probe(old_N: Tensor, new_N: Tensor) -> Probe:
@@ -79,3 +82,11 @@ def test_a_short_probe_is_refused() -> None:
     with pytest.raises(WeightSyncFailed, match="2048 tokens and 2047 log-probabilities"):
         check_tokens([[1] * 1025, [1] * 1025], torch.zeros(LEAST_TOKENS - 1))
     check_tokens([[1] * 1025, [1] * 1025], torch.zeros(LEAST_TOKENS))
+
+
+@pytest.mark.timeout(60)  # seconds; it would never end
+def test_prompts_of_one_token_are_no_text_to_probe_with() -> None:
+    one, three = PromptRow([5], 1, "[]", None), PromptRow([5, 6, 7], 3, "[]", None)
+    assert sum(len(sequence) - 1 for sequence in probe_sequences([one, three])) == LEAST_TOKENS
+    with pytest.raises(RunFailed, match="every prompt has one token only"):
+        probe_sequences([one, one])
