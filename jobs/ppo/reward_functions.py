@@ -7,12 +7,14 @@ import hashlib
 import importlib.util
 import inspect
 import math
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import orjson
 
+from cluster.checkout import CHECKOUT
 from configs.errors import RunFailed, UserError
 from configs.schema.ppo_stage import FUNCTION
 from jobs.records import PromptRow, Rollout
@@ -25,6 +27,7 @@ class RewardFunctionError(UserError):
 def import_function(name: str) -> Callable[..., Any]:
     """The function `module:function`. Raises RewardFunctionError."""
     assert FUNCTION.fullmatch(name), name
+    _look_into_checkout()
     module_name, _, function_name = name.partition(":")
     try:
         found = getattr(importlib.import_module(module_name), function_name)
@@ -45,6 +48,7 @@ def module_identity(name: str | None) -> dict[str, str]:
     """
     if name is None:
         return {}
+    _look_into_checkout()
     module_name, _, _ = name.partition(":")
     try:
         spec = importlib.util.find_spec(module_name)
@@ -55,6 +59,12 @@ def module_identity(name: str | None) -> dict[str, str]:
     if not spec.has_location or spec.origin is None:  # built into Python
         return {}
     return {"module_sha256": hashlib.sha256(Path(spec.origin).read_bytes()).hexdigest()}
+
+
+def _look_into_checkout() -> None:
+    """As workers do (cluster/session.py): the installed command itself sees our own packages of the checkout only."""
+    if str(CHECKOUT) not in sys.path:
+        sys.path.insert(0, str(CHECKOUT))
 
 
 def _not_importable(name: str, why: str) -> RewardFunctionError:

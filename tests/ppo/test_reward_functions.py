@@ -1,6 +1,7 @@
 """Python functions as rewards: what they are given, and what is said where they go wrong."""
 
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +9,10 @@ import pytest
 
 from configs.errors import RunFailed
 from configs.schema.ppo_stage import PpoStage
+from jobs.ppo import reward_functions
 from jobs.ppo.example_rewards import brevity, reading_ease
 from jobs.ppo.experience import combined
-from jobs.ppo.reward_functions import RewardFunctionError, call_reward, import_function
+from jobs.ppo.reward_functions import RewardFunctionError, call_reward, import_function, module_identity
 from jobs.records import PromptRow, Rollout
 from jobs.stages import identity
 from tests.world.toy_ppo import toy_ppo_stage
@@ -80,6 +82,16 @@ def test_a_module_that_cannot_be_run_is_said_by_the_name_of_its_function(
         RewardFunctionError, match=r"broken_reward:reward cannot be imported \((SyntaxError|ValueError)"
     ):
         import_function("broken_reward:reward")
+
+
+def test_a_module_beside_the_packages_of_the_checkout_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The `acclimate` command has neither the working directory nor the checkout on its path."""
+    (tmp_path / "reward_of_mine.py").write_text("def reward(completions): return [1.0 for _ in completions]")
+    monkeypatch.setattr(reward_functions, "CHECKOUT", tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    assert module_identity("reward_of_mine:reward").keys() == {"module_sha256"}
+    monkeypatch.setattr(sys, "path", [place for place in sys.path if place != str(tmp_path)])
+    assert call(import_function("reward_of_mine:reward")) == [1.0, 1.0]
 
 
 @pytest.mark.parametrize("place", ["rewards", "gold"])
