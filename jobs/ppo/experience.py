@@ -21,7 +21,7 @@ from configs.schema.ppo import PpoAlgorithm
 from jobs.ppo.advantages import gae, grpo, rloo
 from jobs.ppo.batches import pack_rollouts, split_by_answer
 from jobs.ppo.job import Column, Handle, Judged, Scores
-from jobs.ppo.rewards import RunningScale, answer_sums, shaped, token_rewards
+from jobs.ppo.rewards import RunningScale, answer_sums, beyond_clip, shaped, token_rewards
 from jobs.records import Rollout
 
 
@@ -126,6 +126,8 @@ class Learnt:
     """Rewards of whole answers after shaping, before the KL."""
     kl_S: Tensor
     """k1 of whole answers, old policy to reference, in nats; zeros without a reference."""
+    clipped_S: Tensor
+    """bool, whose score is larger than `rewards.clip`."""
 
 
 def estimate(
@@ -176,7 +178,7 @@ def estimate(
         returns_W = torch.full_like(advantages_W, torch.nan)
     return Learnt(
         rollouts, split_by_answer(advantages_W, rollouts), split_by_answer(returns_W, rollouts),
-        earned_S, answer_sums(kl_W, actions.segment_W, len(rollouts)),
+        earned_S, answer_sums(kl_W, actions.segment_W, len(rollouts)), beyond_clip(scores_S, scale, settings.rewards),
     )  # fmt: skip
 
 

@@ -60,6 +60,13 @@ class HealthCheck:
             )
         if metrics.get("clip_fraction", 0.0) > 0.5:
             self._once("clip", f"step {step}: over half of the actions are clipped; lower optimizer.learning_rate")
+        if metrics["reward/clip_fraction"] > 0.5:
+            self._once(
+                "rewards",
+                f"step {step}: over half of the scores are larger than algorithm.rewards.clip lets count "
+                f"({self._stage.algorithm.rewards.clip:g}), so good and better are the same; set rewards.normalise: running, "
+                "or another clip",
+            )
         if metrics["reward/score_deviation"] <= LEAST_SPREAD * abs(metrics["reward/score"]):
             self._once("flat", f"step {step}: all answers have the same score, so there is nothing to learn from")
 

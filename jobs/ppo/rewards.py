@@ -62,11 +62,20 @@ def shaped(scores_S: Tensor, finished_S: Tensor, scale: RunningScale, settings: 
         finished_S: bool, whether an answer has its end token (Rollout.finished).
         scale: with this batch included; used where `normalise` is running.
     """
-    if settings.normalise == "running":
-        scores_S = (scores_S - scale.mean) / scale.deviation
+    scores_S = _normalised(scores_S, scale, settings)
     if settings.clip is not None:
         scores_S = scores_S.clamp(-settings.clip, settings.clip)
     return torch.where(finished_S, scores_S, scores_S - settings.missing_end_penalty)
+
+
+def beyond_clip(scores_S: Tensor, scale: RunningScale, settings: Rewards) -> Tensor:
+    """(S,) bool, whose score is larger than the clip lets count. Arguments as of `shaped`."""
+    clip = math.inf if settings.clip is None else settings.clip
+    return _normalised(scores_S, scale, settings).abs() > clip
+
+
+def _normalised(scores_S: Tensor, scale: RunningScale, settings: Rewards) -> Tensor:
+    return (scores_S - scale.mean) / scale.deviation if settings.normalise == "running" else scores_S
 
 
 def token_rewards(rewards_S: Tensor, kl_W: Tensor, segment_W: Tensor, kl_coefficient: float) -> Tensor:

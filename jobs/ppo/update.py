@@ -49,7 +49,7 @@ def watched_sums(learner: Learner, learnt: Learnt, experience: Experience) -> di
         "answers": float(len(learnt.rollouts)), "actions": float(lengths_S.sum()), "score": float(scores_S.double().sum()),
         "score_square": float(scores_S.double().square().sum()), "earned": float(learnt.earned_S.double().sum()),
         "kl": float(learnt.kl_S.double().sum()),
-        "ended": float(sum(rollout.finished for rollout in learnt.rollouts)),
+        "ended": float(sum(rollout.finished for rollout in learnt.rollouts)), "clipped": float(learnt.clipped_S.sum()),
     }  # fmt: skip
     return dict(zip(sums, learner.sums_over_ranks(torch.tensor([*sums.values()], dtype=torch.float64)), strict=True))
 
@@ -62,6 +62,7 @@ def per_answer(totals: dict[str, float]) -> dict[str, float]:
         "reward/score": mean,
         "reward/score_deviation": max(totals["score_square"] / answers - mean * mean, 0.0) ** 0.5,
         "reward/earned": totals["earned"] / answers,
+        "reward/clip_fraction": totals["clipped"] / answers,
         "kl/per_answer": totals["kl"] / answers,
         "kl/per_token": totals["kl"] / totals["actions"],
         "answers/tokens": totals["actions"] / answers,

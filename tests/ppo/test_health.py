@@ -17,6 +17,7 @@ HEALTHY = {
     "answers/tokens": 20.0,
     "answers/end_rate": 0.9,
     "reward/score": 0.5,
+    "reward/clip_fraction": 0.0,
     "reward/score_deviation": 1.0,
     "kl/per_answer": 2.0,
 }
@@ -62,7 +63,8 @@ def test_no_number_that_is_none_reaches_a_checkpoint(value: float) -> None:
     [
         ({"answers/end_rate": 0.1}, "only 10% of the answers end"),
         ({"answers/tokens": 41.0}, "twice as long"),
-        ({"clip_fraction": 0.6}, "clipped"),
+        ({"clip_fraction": 0.6}, "actions are clipped"),
+        ({"reward/clip_fraction": 0.6}, "scores are larger than algorithm.rewards.clip lets count (10)"),
         ({"reward/score_deviation": 0.0}, "nothing to learn from"),
     ],
 )
@@ -83,7 +85,7 @@ def test_equal_scores_are_said_of_many_answers_too() -> None:
         "score": float(scores.sum()),
         "score_square": float(scores.square().sum()),
     }
-    numbers = per_answer({**totals, "earned": 0.0, "kl": 0.0, "ended": 1000.0})
+    numbers = per_answer({**totals, "earned": 0.0, "kl": 0.0, "ended": 1000.0, "clipped": 0.0})
     assert 0 < numbers["reward/score_deviation"] < 1e-7
     health, said = checked()
     health.check({**numbers, "step": 1.0})

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from configs.schema.ppo import Rewards
-from jobs.ppo.rewards import RunningScale, answer_sums, shaped, token_rewards
+from jobs.ppo.rewards import RunningScale, answer_sums, beyond_clip, shaped, token_rewards
 
 SCORES = st.lists(st.floats(-1000, 1000, allow_nan=False), min_size=1, max_size=20)
 
@@ -38,6 +38,15 @@ def test_shaping_normalises_then_clips_then_takes_the_penalty() -> None:
     torch.testing.assert_close(got, torch.tensor([-2 / deviation, -1 / deviation - 2, 1.5 - 2]))
     plain = shaped(scores_S, finished_S, RunningScale(), Rewards(clip=None, missing_end_penalty=0.5))
     torch.testing.assert_close(plain, torch.tensor([1.0, 1.5, 8.5]))
+
+
+def test_scores_that_a_clip_makes_equal_are_counted() -> None:
+    """20, 50 and 90 of a hundred all count as 10; of normalised ones none is so large."""
+    scores_S = torch.tensor([20.0, 50.0, -90.0, 3.0])
+    scale = RunningScale().including(scores_S)
+    assert beyond_clip(scores_S, scale, Rewards()).tolist() == [True, True, True, False]
+    assert not beyond_clip(scores_S, scale, Rewards(normalise="running")).any()
+    assert not beyond_clip(scores_S, scale, Rewards(clip=None)).any()
 
 
 @settings(deadline=None)  # a busy machine is no error

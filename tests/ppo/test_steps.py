@@ -18,7 +18,13 @@ from jobs.ppo.rewards import RunningScale
 from tests.world.toy_ppo import toy_ppo_stage
 
 STEPS, TOKENS = 3, 50.0
-SEEN = {"answers/tokens": 9.0, "answers/end_rate": 1.0, "reward/score": 1.0, "reward/score_deviation": 1.0}
+SEEN = {
+    "answers/tokens": 9.0,
+    "answers/end_rate": 1.0,
+    "reward/score": 1.0,
+    "reward/score_deviation": 1.0,
+    "reward/clip_fraction": 0.0,
+}
 
 
 class MadeUpCast:
