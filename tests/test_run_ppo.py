@@ -206,7 +206,7 @@ def require_no_other_model(run: ToyRun, steps: int) -> None:
     # One step behind: the second batch was sampled while the first was learnt from.
     assert {row["version"] for row in samples["step-000002.parquet"]} == {0}
     assert {row["version"] for row in samples["step-000003.parquet"]} == {1}
-    assert all("value/loss" not in entry and entry["kl/per_answer"] == 0 for entry in steps_of(run))
+    assert all("value/loss" not in entry and "kl/per_answer" not in entry for entry in steps_of(run))
 
 
 def test_a_function_as_reward_loads_no_other_model(unbroken: ToyRun, tmp_path: Path) -> None:

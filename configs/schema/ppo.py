@@ -75,7 +75,10 @@ class PpoAlgorithm(Node):
     prompts_per_step: PositiveInt = Field(default=64, description="Whose answers make one batch, over all ranks.")
     answers_per_prompt: PositiveInt = Field(default=1, description="2 and more for grpo and rloo.")
     temperature: float = Field(
-        default=1.0, gt=0, description="Of sampling; it divides the logits of policy, old policy and reference alike."
+        default=1.0,
+        ge=0.01,
+        description="Of sampling; it divides the logits of policy, old policy and reference alike. vLLM samples at 0.01 where "
+        "less is asked.",
     )
     estimator: Literal["gae", "grpo", "rloo"] = Field(
         default="gae", description="gae has a critic; grpo and rloo compare the answers to a prompt."

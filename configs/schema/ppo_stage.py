@@ -1,13 +1,14 @@
-"""The stage that learns from its own answers: which models take part, where they run, what is measured."""
+"""The stage that learns from its own answers: which models take part, what is measured."""
 
 import re
-from typing import Annotated, Literal, Self
+from typing import Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from configs.schema.objectives import Lora
 from configs.schema.ppo import PpoAlgorithm
 from configs.schema.ppo_health import Health
+from configs.schema.ppo_resources import PpoResources
 from configs.schema.training import Checkpoints, Optimizer
 from configs.schema.tree import Node, PositiveInt, recorded_only
 
@@ -21,8 +22,8 @@ class RewardSource(Node):
     function: str | None = Field(
         default=None,
         description="module:function, called as TRL calls its reward functions: prompts, completions, completion_ids and the "
-        "data's own `answer` by keyword, lists of one batch; returns a number for each, or None where it has no opinion. The "
-        "file of its module is part of the artifact's key, what that imports is not.",
+        "data's own `answer` by keyword, lists of one batch, and trainer_state (global_step, max_steps); returns a number for "
+        "each, or None where it has no opinion. The file of its module is part of the artifact's key, what that imports is not.",
     )
     weight: float = 1.0
 
@@ -32,91 +33,6 @@ class RewardSource(Node):
             raise ValueError("give exactly one of `model` and `function`")
         if self.function is not None and not FUNCTION.fullmatch(self.function):
             raise ValueError(f"function: {self.function!r} is not of the form module:function")
-        return self
-
-
-RAYS_OWN = ("CPU", "GPU", "memory", "object_store_memory")
-
-
-def _own_names(amounts: dict[str, float]) -> dict[str, float]:
-    for kind, amount in amounts.items():
-        if kind in RAYS_OWN or amount <= 0:
-            raise ValueError(
-                f"{kind}: {amount:g}: give names that nodes offer by `ray start --resources`, with amounts above 0; CPUs and "
-                "GPUs are asked for by threads_per_rank and gpus_per_rank"
-            )
-    return amounts
-
-
-CustomResources = Annotated[
-    dict[str, float],
-    AfterValidator(_own_names),
-    Field(
-        description="What else a rank asks of its node, by the names of `ray start --resources` or of a cluster's node types, "
-        "e.g. {L4: 1}: it sends a role to one kind of machine."
-    ),
-]
-
-
-class RoleResources(Node):
-    """What the actors of one role need."""
-
-    ranks: PositiveInt = 1
-    threads_per_rank: PositiveInt = 1
-    gpus_per_rank: float = Field(default=0, ge=0, le=1)
-    custom_resources: CustomResources = Field(default_factory=dict)
-
-
-class EngineResources(Node):
-    """The samplers: every rank is a vLLM engine of its own, and prompts are dealt out to them."""
-
-    ranks: PositiveInt = 1
-    threads_per_rank: PositiveInt = 1
-    gpus_per_rank: int = Field(default=0, ge=0, description="Tensor parallelism of one engine; not run on GPUs yet.")
-    custom_resources: CustomResources = Field(default_factory=dict)
-    kv_cache_gib: float | None = Field(
-        default=None,
-        gt=0,
-        description="Keys and values, of an engine or of each of its GPUs; default: 1 on CPUs, on GPUs what vLLM leaves.",
-    )
-    max_num_seqs: PositiveInt = Field(default=64, description="Answers sampled at a time.")
-
-    @property
-    def kv_cache_on_cpu_gib(self) -> float:
-        return 1.0 if self.kv_cache_gib is None else self.kv_cache_gib
-
-
-class PpoResources(Node):
-    """Where the roles run. Changes speed and rounding: recorded, not hashed."""
-
-    placement: Literal["separate", "colocated"] = Field(
-        default="separate", description="colocated: rank i of all roles shares a bundle, and they take turns."
-    )
-    strategy: Literal["PACK", "SPREAD", "STRICT_SPREAD"] = "PACK"
-    transfer: Literal["buckets", "nccl", "ipc"] = Field(
-        default="buckets",
-        description="How weights reach the samplers: through Ray's object store, or from GPU to GPU, nccl between separate ones "
-        "and ipc on shared ones (not run on GPUs yet).",
-    )
-    policy: RoleResources = RoleResources()
-    critic: RoleResources = RoleResources()
-    reference: RoleResources = RoleResources()
-    reward: RoleResources = RoleResources()
-    rollout: EngineResources = EngineResources()
-    reserve_timeout_s: float = Field(default=120, gt=0, description="For all of them to find room.")
-    start_timeout_s: float = Field(default=1800, gt=0, description="For models to load and engines to start.")
-    step_timeout_s: float = Field(default=3600, gt=0, description="For each phase of a step.")
-
-    @model_validator(mode="after")
-    def _transfer_has_gpus(self) -> Self:
-        if self.transfer == "buckets":
-            return self
-        placement = "separate" if self.transfer == "nccl" else "colocated"
-        if self.placement != placement or not (self.policy.gpus_per_rank and self.rollout.gpus_per_rank):
-            raise ValueError(
-                f"transfer: {self.transfer} goes from GPU to GPU with placement: {placement}; give policy and rollout "
-                "gpus_per_rank, or set transfer: buckets"
-            )
         return self
 
 
@@ -155,6 +71,12 @@ class PpoCheckpoints(Checkpoints):
     """When a run writes its state; a step is dear."""
 
     every_steps: PositiveInt = 5
+
+    @model_validator(mode="after")
+    def _goes_by_steps(self) -> Self:
+        if self.every_minutes is not None:
+            raise ValueError("every_minutes: a ppo stage saves between steps only; set every_steps, 1 for every step")
+        return self
 
 
 class PpoStage(Node):

@@ -16,11 +16,12 @@ import ray
 import torch
 from torch import Tensor
 
+from cluster.weights import WeightSyncFailed
 from configs.errors import RunFailed
 from configs.schema.ppo import PpoAlgorithm
 from jobs.ppo.advantages import gae, grpo, rloo
 from jobs.ppo.batches import pack_rollouts, split_by_answer
-from jobs.ppo.job import Column, Handle, Judged, Scores
+from jobs.ppo.job import Asked, Column, Handle, Judged, Scores
 from jobs.ppo.rewards import RunningScale, answer_sums, beyond_clip, shaped, token_rewards
 from jobs.records import Rollout
 
@@ -69,11 +70,17 @@ def tokens_by_prompt(answers: Mapping[int, Sequence[Rollout]]) -> dict[int, int]
     }
 
 
-def fetch(judged: Judged, answers_per_prompt: int) -> Experience:
-    """Waits for everything and puts it together. Raises RunFailed where no source of rewards judges an answer."""
+def fetch(judged: Judged, answers_per_prompt: int, staleness: int) -> Experience:
+    """Waits for everything and puts it together.
+
+    Raises:
+        RunFailed: no source of rewards judges an answer.
+        WeightSyncFailed: an answer was sampled with other weights than the step asks for.
+    """
     units: list[list[Rollout]] = cast(Any, ray.get(judged.units))
     answers: dict[int, list[Rollout]] = {}
     for rollout in (rollout for unit in units for rollout in unit):
+        _check_version(rollout, judged.asked, staleness)
         answers.setdefault(rollout.prompt_id, []).append(rollout)
     for of_prompt in answers.values():
         of_prompt.sort(key=lambda rollout: rollout.sample)
@@ -88,6 +95,16 @@ def fetch(judged: Judged, answers_per_prompt: int) -> Experience:
         answers_per_prompt,
         _merged(judged.gold),
     )
+
+
+def _check_version(rollout: Rollout, asked: Asked, staleness: int) -> None:
+    """Answers to learn from may be `staleness` steps old, held-out ones are the policy's as it is."""
+    oldest = asked.step - staleness if asked.split == "train" else asked.step
+    if not oldest <= rollout.version <= asked.step:
+        raise WeightSyncFailed(
+            f"prompt {rollout.prompt_id} of {asked.split} after step {asked.step} was answered with weights of version "
+            f"{rollout.version}: a sampler has missed an update"
+        )
 
 
 def combined(sources: Sequence[tuple[float, Scores]]) -> Scores:

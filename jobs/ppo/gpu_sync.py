@@ -22,7 +22,7 @@ from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
 
 from cluster.group import meeting_point
 from cluster.weights import Manifest
-from configs.schema.ppo_stage import PpoResources
+from configs.schema.ppo_resources import PpoResources
 from jobs.ppo.offer import Synced
 from jobs.ppo.probe import Probe, ProbeReading
 from jobs.train.broadcast import whole_tensors

@@ -15,9 +15,6 @@ from jobs.corpus.template import end_token_ids
 from jobs.ppo.job import PpoJob
 from jobs.train.reader import read_index
 
-VOCABULARY_FILES = ("tokenizer.json", "vocab.json", "merges.txt", "tokenizer.model", "spiece.model")
-"""Where tokens get their numbers; templates beside them may differ between a policy and those who judge it."""
-
 
 def ppo_job(
     name: str, stage: PpoStage, seed: int, inputs: Mapping[str, Artifact], attempt: Attempt, trust_remote_code: bool
@@ -38,7 +35,9 @@ def ppo_job(
             f"stages.{shards.name}.model to the model that is trained, or to one it comes from"
         )
     for key, artifact in inputs.items():
-        if key not in ("model", "shards") and _vocabulary(artifact) != _vocabulary(model):
+        if key in ("model", "shards"):
+            continue
+        if _vocabulary(artifact, trust_remote_code) != load_tokenizer(files).get_vocab():
             raise DataError(
                 f"stages.{name}.{key}: {artifact.name} has another vocabulary than {model.name}, whose answers it would read "
                 "as other words. Train it from the same base model."
@@ -77,6 +76,6 @@ def steps_of(name: str, stage: PpoStage, prompts: int) -> int:
     return steps
 
 
-def _vocabulary(model: Artifact) -> dict[str, bytes]:
-    directory = model.content.below("model")
-    return {name: directory.read(name) for name in VOCABULARY_FILES if directory.exists(name)}
+def _vocabulary(model: Artifact, trust_remote_code: bool) -> dict[str, int]:
+    """Which number means which token; templates and the format of the files may differ between a policy and those who judge."""
+    return load_tokenizer(read_tokenizer_files(model.content.below("model"), trust_remote_code)).get_vocab()

@@ -59,7 +59,7 @@ class Updated:
     scale: RunningScale
     """With this step's scores."""
     kl_total: float
-    """Sum of k1 to the reference over all actions, old policy, in nats."""
+    """Sum of k1 to the reference over all actions, old policy, in nats; 0 without a reference."""
     actions: float
     answers: int
 
@@ -120,7 +120,7 @@ class Policy:
         """Learns from a step's answers; collective. The samples of the step are written before the first weight changes."""
         job = self._job
         algorithm = job.stage.algorithm
-        experience = fetch(judged, algorithm.answers_per_prompt)
+        experience = fetch(judged, algorithm.answers_per_prompt, job.stage.staleness)
         with self._clock.working("update"):
             scale = control.scale.including(experience.all_scores())
             plan = plan_of(job, experience, control.step)
@@ -146,12 +146,13 @@ class Policy:
                 metrics = learn(self.learner, batches, loss_of, rate, job, control.step, algorithm.temperature)
             return Updated(
                 {**metrics, "learning_rate": rate, **per_answer(totals)},
-                scale, totals["kl"], totals["actions"], int(totals["answers"]),
+                scale, totals.get("kl", 0.0), totals["actions"], int(totals["answers"]),
             )  # fmt: skip
 
     def watch(self, judged: Judged) -> Watched:
         """What there is to say about answers that nobody learns from; one rank does it alone, and keeps the answers."""
-        experience = fetch(judged, self._job.stage.algorithm.answers_per_prompt)
+        stage = self._job.stage
+        experience = fetch(judged, stage.algorithm.answers_per_prompt, stage.staleness)
         self._samples.write(judged.asked, experience)
         return watched(experience)
 
@@ -240,7 +241,7 @@ class Critic:
         """Learns from a step's returns; collective."""
         job = self._job
         algorithm = job.stage.algorithm
-        experience = fetch(judged, algorithm.answers_per_prompt)
+        experience = fetch(judged, algorithm.answers_per_prompt, job.stage.staleness)
         with self._clock.working("update"):
             scale = control.scale.including(experience.all_scores())
             plan = plan_of(job, experience, control.step)

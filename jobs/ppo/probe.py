@@ -11,6 +11,7 @@ an update that was skipped, significantly above 0 is one that arrived, and betwe
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -63,8 +64,11 @@ def read_probe(sampled_N: Tensor, probe: Probe) -> ProbeReading:
     """Args:
     sampled_N: the sampler's log-probabilities of the tokens of the probe.
     """
-    old_N, new_N, sampled_N = probe.old_logprobs_N.double(), probe.new_logprobs_N.double(), sampled_N.double()
-    mismatch = float((sampled_N - new_N).square().mean().sqrt())
+    mismatch = float((sampled_N.double() - probe.new_logprobs_N.double()).square().mean().sqrt())
+    once_N = first_seen(probe.sequences)
+    old_N, new_N, sampled_N = (
+        values_N.double()[once_N] for values_N in (probe.old_logprobs_N, probe.new_logprobs_N, sampled_N)
+    )
     step_N = new_N - old_N
     square = float(step_N @ step_N)
     if square == 0:
@@ -74,6 +78,23 @@ def read_probe(sampled_N: Tensor, probe: Probe) -> ProbeReading:
     total = float(nearer_N.sum())
     standard_errors = total / error if error else math.copysign(math.inf, total)
     return ProbeReading(0.5 + total / square, standard_errors, mismatch)
+
+
+def first_seen(sequences: Sequence[Sequence[int]]) -> Tensor:
+    """bool (N,) of every token but the first of its sequence: whether no earlier sequence begins with the same text up to it.
+
+    Prompts of one template begin alike, and where there are few of them they come again. What is computed of the same text is
+    the same to the bit, so only the first of them counts where a standard error is taken: with 51 prompts of SmolLM2's template
+    909 of 2,089 tokens are new ones, and all together seemed to be 2.5 times as sure.
+    """
+    seen: dict[int, Any] = {}
+    new: list[bool] = []
+    for sequence in sequences:
+        after = seen.setdefault(sequence[0], {})
+        for token in sequence[1:]:
+            new.append(token not in after)
+            after = after.setdefault(token, {})
+    return torch.tensor(new, dtype=torch.bool)
 
 
 def check_probe(reading: ProbeReading, dtype: torch.dtype) -> None:

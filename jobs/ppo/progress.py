@@ -88,7 +88,8 @@ def summary(history: Sequence[Mapping[str, float]]) -> dict[str, float]:
     steps = [entry for entry in history if "reward/score" in entry]
     metrics = {"steps": len(steps), "first_reward_score": steps[0]["reward/score"]}
     for name in ("reward/score", "kl/per_answer", "answers/tokens", "answers/end_rate"):
-        metrics[name.replace("/", "_")] = steps[-1][name]
+        if name in steps[-1]:
+            metrics[name.replace("/", "_")] = steps[-1][name]
     measured = [entry for entry in history if "heldout/score" in entry]
     for name in ("heldout/score", "heldout/gold", "heldout/kl_per_answer"):
         if measured and name in measured[0]:

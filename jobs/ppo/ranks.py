@@ -19,7 +19,7 @@ from torch._C._distributed_c10d import HashStore
 
 from cluster.group import Rendezvous
 from configs.errors import RunFailed
-from configs.schema.ppo_stage import PpoResources, RoleResources
+from configs.schema.ppo_resources import PpoResources, RoleResources
 from jobs.ppo.batches import pack_rollouts, split_by_answer
 from jobs.ppo.experience import as_column, tokens_by_prompt
 from jobs.ppo.job import Column, Handle, Scores

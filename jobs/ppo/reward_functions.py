@@ -3,12 +3,14 @@
 module:function --import_function--> function        answers, prompts --call_reward--> a number each, NaN without opinion
 """
 
+import asyncio
 import hashlib
 import importlib.util
 import inspect
 import math
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +21,25 @@ from configs.errors import RunFailed, UserError
 from configs.schema.ppo_stage import FUNCTION
 from jobs.records import PromptRow, Rollout
 
+OFFERED = ("prompts", "completions", "completion_ids", "answer", "finished", "trainer_state")
+"""By these names a function is called: by those it has, or by all where it takes any."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainerState:
+    """What TRL's functions read of `transformers.TrainerState` where a reward changes while a run goes on."""
+
+    global_step: int
+    """Steps that are done."""
+    max_steps: int
+
 
 class RewardFunctionError(UserError):
     """A Python reward function cannot be imported or called, or returns something else than a number for each answer."""
 
 
 def import_function(name: str) -> Callable[..., Any]:
-    """The function `module:function`. Raises RewardFunctionError."""
+    """The function `module:function`. Raises RewardFunctionError, also where it asks for what nobody gives it."""
     assert FUNCTION.fullmatch(name), name
     _look_into_checkout()
     module_name, _, function_name = name.partition(":")
@@ -33,9 +47,27 @@ def import_function(name: str) -> Callable[..., Any]:
         found = getattr(importlib.import_module(module_name), function_name)
     except Exception as error:  # whatever the module does when it is imported
         raise _not_importable(name, f"{type(error).__name__}: {error}") from error
-    if not callable(found):
-        raise RewardFunctionError(f"rewards: {name} is a {type(found).__name__}, not a function")
+    if not callable(found) or isinstance(found, type):
+        what = "class" if isinstance(found, type) else type(found).__name__
+        raise RewardFunctionError(f"rewards: {name} is a {what}, not a function")
+    parameters = [parameter for parameter in inspect.signature(found).parameters.values() if not _takes_any(parameter)]
+    unknown = [each.name for each in parameters if each.name not in OFFERED and each.default is each.empty]
+    given = [each.name for each in parameters if each.name in OFFERED]
+    if unknown or (not given and not _open_to_all(found)):
+        asks = f"asks for {', '.join(unknown)}" if unknown else "takes none of what there is to judge by"
+        raise RewardFunctionError(
+            f"rewards: {name} {asks}; a reward function is given {', '.join(OFFERED)}. Write a function of your own that calls "
+            f"it, e.g. def reward(completions, answer, **others): return {function_name}(...)"
+        )
     return found
+
+
+def _takes_any(parameter: inspect.Parameter) -> bool:
+    return parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
+
+
+def _open_to_all(function: Callable[..., Any]) -> bool:
+    return any(parameter.kind is parameter.VAR_KEYWORD for parameter in inspect.signature(function).parameters.values())
 
 
 def module_identity(name: str | None) -> dict[str, str]:
@@ -79,8 +111,10 @@ def call_reward(
     rollouts: Sequence[Rollout],
     texts: Sequence[str],
     prompts: Sequence[PromptRow],
+    state: TrainerState,
 ) -> list[float]:
-    """As TRL calls it: conversations and answers as lists of messages, tokens, and the data's answer. None becomes NaN.
+    """As TRL calls it: conversations and answers as lists of messages, tokens, the data's answer, and how far the run is; what
+    is asynchronous is waited for. None becomes NaN.
 
     Raises:
         RewardFunctionError: it raises, or does not return a number or None for each answer.
@@ -92,12 +126,17 @@ def call_reward(
         "completion_ids": [list(rollout.answer_ids) for rollout in rollouts],
         "answer": [prompt.answer for prompt in prompts],
         "finished": [rollout.finished for rollout in rollouts],
+        "trainer_state": state,
     }
-    accepted = inspect.signature(function).parameters
-    if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in accepted.values()):
+    assert tuple(arguments) == OFFERED
+    if not _open_to_all(function):
+        accepted = inspect.signature(function).parameters
         arguments = {key: value for key, value in arguments.items() if key in accepted}
     try:
-        said = list(function(**arguments))
+        said = function(**arguments)
+        if inspect.iscoroutine(said):
+            said = asyncio.run(said)
+        said = list(said)
         numbers = [math.nan if value is None else _number(value) for value in said]
     except Exception as error:
         raise RewardFunctionError(f"rewards: {name} failed: {type(error).__name__}: {error}") from error

@@ -1,7 +1,8 @@
 """Which roles a PPO stage has, and what each has to be given. Imports nothing heavy: `plan` asks it too."""
 
 from cluster.placement import Role
-from configs.schema.ppo_stage import EngineResources, PpoStage, RewardSource, RoleResources
+from configs.schema.ppo_resources import EngineResources, RoleResources
+from configs.schema.ppo_stage import PpoStage, RewardSource
 
 POLICY, CRITIC, REFERENCE, REWARD, ROLLOUT = "policy", "critic", "reference", "reward", "rollout"
 GOLD = "gold"

@@ -23,7 +23,7 @@ from jobs.ppo.ranks import (
     scores_of_answers,
     waits_in_host_memory,
 )
-from jobs.ppo.reward_functions import call_reward, import_function
+from jobs.ppo.reward_functions import TrainerState, call_reward, import_function
 from jobs.ppo.roles import REFERENCE, REWARD
 from jobs.records import PromptRow, Rollout
 from jobs.train.fsdp import build_mesh
@@ -108,7 +108,9 @@ class FunctionScorer:
         prompts = self._prompts(asked)
         with self._clock.working("judge"):
             texts = [self._decoded(rollout) for rollout in rollouts]
-            numbers = call_reward(self._function, self._call, rollouts, texts, [prompts[r.prompt_id] for r in rollouts])
+            asked_of = [prompts[rollout.prompt_id] for rollout in rollouts]
+            state = TrainerState(asked.step, self._job.total_steps)
+            numbers = call_reward(self._function, self._call, rollouts, texts, asked_of, state)
         return {answer_number(rollout, answers): score for rollout, score in zip(rollouts, numbers, strict=True)}
 
     def busy_s(self) -> dict[str, float]:

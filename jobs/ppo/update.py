@@ -42,15 +42,16 @@ def plan_of(job: PpoJob, experience: Experience, step: int) -> UpdatePlan:
 
 
 def watched_sums(learner: Learner, learnt: Learnt, experience: Experience) -> dict[str, float]:
-    """Sums over all answers of the step; collective."""
+    """Sums over all answers of the step, of the KL where there is a reference; collective."""
     scores_S = torch.tensor([experience.scores[experience.number(rollout)] for rollout in learnt.rollouts])
     lengths_S = torch.tensor([float(len(rollout.answer_ids)) for rollout in learnt.rollouts])
     sums = {
         "answers": float(len(learnt.rollouts)), "actions": float(lengths_S.sum()), "score": float(scores_S.double().sum()),
         "score_square": float(scores_S.double().square().sum()), "earned": float(learnt.earned_S.double().sum()),
-        "kl": float(learnt.kl_S.double().sum()),
         "ended": float(sum(rollout.finished for rollout in learnt.rollouts)), "clipped": float(learnt.clipped_S.sum()),
     }  # fmt: skip
+    if experience.reference:
+        sums["kl"] = float(learnt.kl_S.double().sum())
     return dict(zip(sums, learner.sums_over_ranks(torch.tensor([*sums.values()], dtype=torch.float64)), strict=True))
 
 
@@ -58,16 +59,17 @@ def per_answer(totals: dict[str, float]) -> dict[str, float]:
     """What people read a run of PPO by."""
     answers = totals["answers"]
     mean = totals["score"] / answers
-    return {
+    numbers = {
         "reward/score": mean,
         "reward/score_deviation": max(totals["score_square"] / answers - mean * mean, 0.0) ** 0.5,
         "reward/earned": totals["earned"] / answers,
         "reward/clip_fraction": totals["clipped"] / answers,
-        "kl/per_answer": totals["kl"] / answers,
-        "kl/per_token": totals["kl"] / totals["actions"],
         "answers/tokens": totals["actions"] / answers,
         "answers/end_rate": totals["ended"] / answers,
     }
+    if "kl" in totals:
+        numbers |= {"kl/per_answer": totals["kl"] / answers, "kl/per_token": totals["kl"] / totals["actions"]}
+    return numbers
 
 
 def whiten(learner: Learner, advantages: Sequence[Tensor]) -> list[Tensor]:

@@ -3,6 +3,7 @@
 roles --bundles--> CPUs, GPUs     models --headers--> memory of all roles, disk     functions --import--> callable
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -12,10 +13,9 @@ import psutil
 from cluster.placement import bundles_of, describe_roles
 from configs.errors import DoesNotFit
 from configs.schema.ppo_stage import PpoStage
-from configs.schema.run import Run
+from configs.schema.run import Run, stage_inputs
 from jobs.estimate.memory import RankMemory, kv_bytes_per_token
 from jobs.estimate.roles import Layout, PpoModels, held_by, judges, layout_of, role_memory
-from jobs.estimate.shape import ModelShape
 from jobs.preflight.fit import RANK_BASELINE_GIB, StageSpace, checkpoint_bytes
 from jobs.preflight.origin import Origin, check_context
 
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 ENGINE_BASELINE_GIB = 1.1
 """Resident memory of a process with vLLM imported, on a CPU; measured."""
+CACHE_BLOCK_TOKENS = {"cpu": 128, "gpu": 16}
+"""In which vLLM 0.29 hands out its cache."""
 
 
 def describe_ppo(stage: PpoStage) -> dict[str, Any]:
@@ -47,7 +49,7 @@ def check_ppo(
         prompt_tokens: the longest prompt, where it is known.
 
     Raises:
-        DoesNotFit, ContextTooLong, UnsupportedModel, WeightsError, RewardFunctionError.
+        DoesNotFit, DataError, ContextTooLong, UnsupportedModel, WeightsError, RewardFunctionError.
     """
     from jobs.model_files import check_model
     from jobs.train.trainable import require_computable
@@ -58,11 +60,12 @@ def check_ppo(
     policy = origins.get("model")
     if policy is None:
         return StageSpace(name, 0)
+    _check_vocabularies(name, stage, origins)
     longest = (prompt_tokens or 0) + stage.max_new_tokens
     for key, origin in origins.items():
         check_context(f"stages.{name}.max_new_tokens + context of {stage.shards}", longest, key, origin)
     found = require_computable(policy.directory, policy.trust_remote_code, "logprobs", stage.lora, longest)
-    _check_cache(name, stage, found.shape, longest)
+    _check_cache(name, stage, found, longest)
     models = models_of(stage, origins, found)
     trained = sum(held.trained for held in held_by(stage, models).values())
     if run.cluster.address == "local":
@@ -147,15 +150,37 @@ def _check_functions(stage: PpoStage) -> None:
             import_function(source.function)
 
 
-def _check_cache(name: str, stage: PpoStage, policy: ModelShape, longest: int) -> None:
-    """An engine whose cache has no room for one text does not start, minutes later."""
+def _check_vocabularies(name: str, stage: PpoStage, origins: Mapping[str, Origin]) -> None:
+    """As jobs/ppo/inputs.py does when everything is trained. Raises DataError."""
+    from jobs.corpus.schema import DataError
+    from jobs.models import load_tokenizer
+
+    files = {key: (origin.directory, origin.trust_remote_code, origin.added_tokens) for key, origin in origins.items()}
+    called = {key: called for key, _, called in stage_inputs(stage)}
+    for key, judge in files.items():
+        if (
+            judge != files["model"]
+            and load_tokenizer(*judge).get_vocab() != load_tokenizer(*files["model"]).get_vocab()
+        ):
+            raise DataError(
+                f"stages.{name}.{key}: {called[key]} has another vocabulary than {stage.model}, whose answers it would read as "
+                "other words. Train it from the same base model."
+            )
+
+
+def _check_cache(name: str, stage: PpoStage, policy: "Trainable", longest: int) -> None:
+    """Whether an engine can hold one prompt and its answer."""
     engines = stage.resources.rollout
-    gib = engines.kv_cache_gib if engines.gpus_per_rank else engines.kv_cache_on_cpu_gib
-    needed = longest * kv_bytes_per_token(policy, stage.precision, max(1, engines.gpus_per_rank)) / 2**30
-    if gib is not None and needed > gib:
+    on_gpu = engines.gpus_per_rank > 0
+    cache_gib = engines.kv_cache_gib if on_gpu else engines.kv_cache_on_cpu_gib
+    block = CACHE_BLOCK_TOKENS["gpu" if on_gpu else "cpu"]
+    tokens = math.ceil(longest / block) * block
+    needed_gib = tokens * kv_bytes_per_token(policy.shape, stage.precision, max(1, engines.gpus_per_rank)) / 2**30
+    if cache_gib is not None and cache_gib < needed_gib:
         raise DoesNotFit(
-            f"stages.{name}.resources.rollout.kv_cache_gib ({gib:g}): one text of {longest} tokens, prompt and answer, needs "
-            f"{needed:.2g} GiB; raise it, or lower max_new_tokens or the context of {stage.shards}"
+            f"stages.{name}.resources.rollout.kv_cache_gib ({cache_gib:g}) does not hold one prompt of {stage.shards} and its "
+            f"answer ({longest} tokens): set {math.ceil(needed_gib * 1000) / 1000:g} or more, which is one answer at a time, or "
+            f"lower max_new_tokens or the context of {stage.shards}"
         )
 
 

@@ -25,7 +25,7 @@ from jobs.preflight.fit import StageSpace, check_cpus, check_disk, check_memory,
 from jobs.preflight.gate import check_gate
 from jobs.preflight.origin import ContextTooLong, Origin, check_context, window_of
 from jobs.preflight.ppo import check_ppo, describe_ppo
-from jobs.preflight.rows import context_of
+from jobs.preflight.rows import check_rows, context_of
 from jobs.stages import trusts_code
 
 if TYPE_CHECKING:
@@ -117,6 +117,7 @@ def foresee(run: Run, waiting: list[PlannedStage], store: Store) -> None:
     _check_parents(waiting, store)
     for planned in waiting:
         check_fractions(run, planned.name, planned.stage)
+        check_rows(run, planned.name, planned.stage)
         if isinstance(planned.stage, LanguageModelStage):
             _check_batch(planned, planned.stage, context_of(run, store, planned.stage.shards))
         if isinstance(planned.stage, ShardsStage):
@@ -174,11 +175,9 @@ def _check_model(run: Run, planned: PlannedStage, waiting: dict[str, PlannedStag
                 return _check_training(run, planned, stage, origin, store)
         case PpoStage() as stage:
             keys = [key for key, kinds, _ in stage_inputs(stage) if kinds != ("shards",)]
-            origins = {key: model_origin(planned, key, waiting, store) for key in keys}
-            prompt_tokens = context_of(run, store, stage.shards)
-            return check_ppo(
-                run, planned.name, stage, {key: found for key, found in origins.items() if found}, prompt_tokens
-            )
+            found = {key: model_origin(planned, key, waiting, store) for key in keys}
+            origins = {key: origin for key, origin in found.items() if origin}
+            return check_ppo(run, planned.name, stage, origins, context_of(run, store, stage.shards))
         case EvaluateStage() as stage:
             for key, name in ((f"models.{index}", name) for index, name in enumerate(stage.models)):
                 origin = model_origin(planned, key, waiting, store)

@@ -1,10 +1,13 @@
 """`plan --on`: a cluster nobody has, a model nobody has fetched; and the memory of ranks under a plan."""
 
 import json
+import re
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 import jobs.preflight.ppo
 from tests.world.command import acclimate
@@ -124,13 +127,49 @@ def test_a_ppo_stage_larger_than_this_machine_is_refused(toy: ToyRun) -> None:
     )
 
 
-def test_a_cache_without_room_for_one_text_is_refused_before_an_engine_starts(toy: ToyRun) -> None:
-    """128 tokens of a prompt and 12 of its answer."""
-    answer = acclimate("plan", str(toy.config), "stages.ppo.resources.rollout.kv_cache_gib=0.00001")
+def test_a_reward_model_of_another_base_is_found_before_it_is_trained(toy: ToyRun) -> None:
+    values = yaml.safe_load(toy.config.read_text())
+    others = toy.config.parent / "others"
+    stages = values["stages"]
+    base, *later = stages
+    values["stages"] = {base: stages[base], "other": {**stages[base], "source": str(others)}}
+    values["stages"] |= {name: stages[name] for name in later}
+    for name in ("pairs", "reward"):
+        stages[name]["model"] = "other"
+    toy.config.write_text(yaml.safe_dump(values, sort_keys=False))
+    shutil.copytree(toy.config.parent / "model", others)
+    tokenizer = others / "tokenizer.json"
+    tokenizer.write_text(json.dumps(json.loads(tokenizer.read_text()), indent=None))
+    assert acclimate("plan", str(toy.config)).code == 0, "the same tokens in a file of other bytes"
+    tokenizer.write_text(tokenizer.read_text().replace('"<|end|>"', '"<|stop|>"'))
+    config = others / "tokenizer_config.json"
+    config.write_text(config.read_text().replace("<|end|>", "<|stop|>"))
+    answer = acclimate("plan", str(toy.config))
     told = " ".join(answer.stderr.split())
-    assert answer.code == 3, told
-    assert "stages.ppo.resources.rollout.kv_cache_gib (1e-05): one text of 140 tokens" in told
-    assert "raise it, or lower max_new_tokens or the context of prompts" in told
+    assert answer.code == 2 and "stages.ppo.critic: reward has another vocabulary than base" in told, told
+
+
+@pytest.mark.parametrize(
+    ("shards", "rows", "told"),
+    [
+        ("prompts", "messages", "stages.ppo.shards: prompts has `rows: messages`, a ppo stage learns from `rows: prompts`"),
+        ("pairs", "prompts", "stages.reward.shards: pairs has `rows: prompts`, a reward stage learns from `rows: preferences`"),
+    ],
+)  # fmt: skip
+def test_rows_of_another_kind_are_found_before_they_are_made(toy: ToyRun, shards: str, rows: str, told: str) -> None:
+    answer = acclimate("plan", str(toy.config), f"stages.{shards}.rows={rows}")
+    assert answer.code == 2 and told in " ".join(answer.stderr.split()), answer.stderr
+
+
+def test_a_cache_that_holds_no_answer_is_refused(toy: ToyRun) -> None:
+    """Of 140 tokens, in blocks of 128; the number it names is enough."""
+    cache = "stages.ppo.resources.rollout.kv_cache_gib="
+    answer = acclimate("plan", str(toy.config), cache + "1e-6")
+    told = " ".join(answer.stderr.split())
+    assert answer.code == 3 and answer.stdout == ""
+    found = re.search(r"does not hold one prompt of prompts and its answer \(140 tokens\): set (\S+) or more", told)
+    assert found, told
+    assert acclimate("plan", str(toy.config), cache + found[1]).code == 0
 
 
 def test_on_gpus_of_this_machine_the_fullest_counts(toy: ToyRun, monkeypatch: pytest.MonkeyPatch) -> None:

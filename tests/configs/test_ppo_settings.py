@@ -4,7 +4,8 @@ import pytest
 from pydantic import ValidationError
 
 from configs.schema.ppo import PpoAlgorithm
-from configs.schema.ppo_stage import PpoStage, RoleResources
+from configs.schema.ppo_resources import RoleResources
+from configs.schema.ppo_stage import PpoStage
 
 STAGE = {"stage": "ppo", "model": "base", "shards": "prompts", "rewards": [{"model": "rm"}], "steps": 3}
 
@@ -35,6 +36,7 @@ def test_groups_are_not_whitened_unless_asked() -> None:
         ({"kl": {"adaptive": {"unit": "nats_per_token", "target": 0.1, "horizon": 50}}}, r"horizon \(50\) .* a step has 64"),
         ({"clip": 1.0}, "less than 1"),
         ({"importance_cap": 0.5}, "greater than or equal to 1"),
+        ({"temperature": 0.009}, "greater than or equal to 0.01"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_refused(values: dict, message: str) -> None:
@@ -81,6 +83,14 @@ def test_what_does_not_fit_is_refused(values: dict, message: str) -> None:
             "ipc goes from GPU to GPU with placement: colocated",
         ),
         ({"rewards": [{"function": "a.b"}]}, "not of the form module:function"),
+        (
+            {"resources": {"placement": "colocated", "policy": {"gpus_per_rank": 1}, "rollout": {"gpus_per_rank": 2}}},
+            r"rollout.gpus_per_rank \(2\): with placement: colocated an engine shares the one GPU",
+        ),
+        (
+            {"checkpoints": {"every_minutes": 5.0}},
+            "every_minutes: a ppo stage saves between steps only; set every_steps",
+        ),
     ],
 )
 def test_a_stage_that_does_not_fit_is_refused(values: dict, message: str) -> None:

@@ -6,13 +6,14 @@ from torch import Tensor
 
 from cluster.weights import WeightSyncFailed
 from configs.errors import RunFailed
-from jobs.ppo.probe import LEAST_TOKENS, SURE, Probe, check_probe, check_tokens, read_probe
+from jobs.ppo.probe import LEAST_TOKENS, SURE, Probe, check_probe, check_tokens, first_seen, read_probe
 from jobs.ppo.probing import probe_sequences
 from jobs.records import PromptRow
 
 
 def probe(old_N: Tensor, new_N: Tensor) -> Probe:
-    return Probe((), new_N, old_N)
+    """Of texts that have nothing in common."""
+    return Probe(tuple((number, 0) for number in range(len(new_N))), new_N, old_N)
 
 
 def noise(seed: int, size: float, tokens: int = LEAST_TOKENS) -> Tensor:
@@ -85,8 +86,24 @@ def test_a_short_probe_is_refused() -> None:
 
 
 @pytest.mark.timeout(60)  # seconds; it would never end
-def test_prompts_of_one_token_are_no_text_to_probe_with() -> None:
-    one, three = PromptRow([5], 1, "[]", None), PromptRow([5, 6, 7], 3, "[]", None)
-    assert sum(len(sequence) - 1 for sequence in probe_sequences([one, three])) == LEAST_TOKENS
+def test_text_is_repeated_until_it_is_enough() -> None:
+    prompts = [PromptRow([5, 9, 2], 0, "[]", None), PromptRow([7], 1, "[]", None)]
+    sequences = probe_sequences(prompts)
+    assert sequences[:4] == ((5, 9, 2), (7,), (5, 9, 2), (7,))
+    assert LEAST_TOKENS <= sum(len(sequence) - 1 for sequence in sequences) < LEAST_TOKENS + 2
     with pytest.raises(RunFailed, match="every prompt has one token only"):
-        probe_sequences([one, one])
+        probe_sequences(prompts[1:])
+
+
+def test_the_same_text_is_no_second_witness() -> None:
+    sequences = ((1, 5, 9), (1, 5, 7, 9), (2, 5, 9), (1, 5, 9), (3,))
+    assert first_seen(sequences).tolist() == [True, True, False, True, True, True, True, False, False]
+
+
+def test_prompts_that_come_again_make_a_probe_no_surer() -> None:
+    """32 texts of 2 tokens, and the same 32 times over: of a sampler that is as near to old as to new by chance."""
+    texts = tuple((number, 0, 0) for number in range(32))
+    old_N, new_N, sampled_N = (noise(seed, 1.0, 64) for seed in (1, 2, 3))
+    once = read_probe(sampled_N, Probe(texts, new_N, old_N))
+    again = read_probe(sampled_N.repeat(32), Probe(texts * 32, new_N.repeat(32), old_N.repeat(32)))
+    assert again == once and abs(once.standard_errors) > 0.2

@@ -1,5 +1,6 @@
 """Python functions as rewards: what they are given, and what is said where they go wrong."""
 
+import asyncio
 import math
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ from configs.schema.ppo_stage import PpoStage
 from jobs.ppo import reward_functions
 from jobs.ppo.example_rewards import brevity, reading_ease
 from jobs.ppo.experience import combined
-from jobs.ppo.reward_functions import RewardFunctionError, call_reward, import_function, module_identity
+from jobs.ppo.reward_functions import RewardFunctionError, TrainerState, call_reward, import_function, module_identity
 from jobs.records import PromptRow, Rollout
 from jobs.stages import identity
 from tests.world.toy_ppo import toy_ppo_stage
@@ -22,19 +23,29 @@ PROMPTS = [PromptRow([1], 44, '[{"role": "user", "content": "Why?"}]', "Because.
 
 
 def call(function: Any) -> list[float]:
-    return call_reward("here:function", function, ROLLOUTS, ["So.", "Thus."], PROMPTS)
+    return call_reward("here:function", function, ROLLOUTS, ["So.", "Thus."], PROMPTS, TrainerState(3, 8))
 
 
 def test_a_function_gets_what_trl_gives_and_the_datas_answer() -> None:
     def all_of_it(prompts: Any, completions: Any, completion_ids: Any, answer: Any, **others: Any) -> list[Any]:
         assert prompts == [[{"role": "user", "content": "Why?"}]] * 2
         assert completions == [[{"role": "assistant", "content": text}] for text in ("So.", "Thus.")]
-        assert (completion_ids, answer, others) == ([[5, 2]] * 2, ["Because."] * 2, {"finished": [False, True]})
+        assert (completion_ids, answer, others.pop("finished")) == ([[5, 2]] * 2, ["Because."] * 2, [False, True])
+        assert (others["trainer_state"].global_step, others["trainer_state"].max_steps) == (3, 8) and len(others) == 1
         return [1, None]
 
     first, second = call(all_of_it)
     assert first == 1 and math.isnan(second)
     assert call(lambda answer: [len(text) for text in answer]) == [8, 8]  # takes what it names
+
+
+def test_an_asynchronous_function_is_waited_for() -> None:
+    async def slow(completions: Any, **others: Any) -> list[Any]:
+        await asyncio.sleep(0)
+        return [2, None]
+
+    first, second = call(slow)
+    assert first == 2 and math.isnan(second)
 
 
 @pytest.mark.parametrize(
@@ -65,9 +76,16 @@ def test_what_is_no_number_ends_a_run_and_not_a_policy(number: float, said: str)
         ("jobs.no_such_module:f", "No module named"),
         ("jobs.ppo.example_rewards:no_such", "has no attribute"),
         ("jobs.ppo.example_rewards:WANTED_WORDS", "is a int, not a function"),
+        ("jobs.records:PromptRow", "is a class, not a function"),
+        (
+            "trl.rewards:accuracy_reward",
+            "asks for solution; .* given prompts, completions, .*answer.* of your own that calls",
+        ),
+        ("trl.rewards:get_soft_overlong_punishment", "asks for max_completion_len, soft_punish_cache"),
+        ("trl.rewards:get_repetition_penalty_reward", "takes none of what there is to judge by"),
     ],
 )
-def test_a_function_that_is_not_there_is_found_before_anything_starts(name: str, said: str) -> None:
+def test_a_function_that_cannot_judge_is_found_before_anything_starts(name: str, said: str) -> None:
     with pytest.raises(RewardFunctionError, match=said):
         import_function(name)
 
@@ -111,6 +129,10 @@ def test_another_function_under_the_same_name_is_another_stage(
     (tmp_path / "changed_reward.py").unlink()
     with pytest.raises(RewardFunctionError, match="changed_reward:reward cannot be imported"):
         identity(stage, seed=0)
+
+
+def test_functions_of_trl_can_judge() -> None:
+    assert call(import_function("trl.rewards:think_format_reward")) == [0, 0]
 
 
 def test_sources_are_added_by_weight_and_one_without_opinion_adds_nothing() -> None:
