@@ -1,6 +1,6 @@
 """Whether PPO learns: its reward against that of best-of-n at equal KL, and what becomes of the true reward beyond.
 
-    python tests/benchmarks/ppo_learning.py [--seeds 1 2 3] [--only gain over direct direct_lora direct_long]
+    python tests/benchmarks/ppo_learning.py [--seeds 1 2 3] [--only gain over direct direct_lora]
 
     instructions --> questions that ask for one sentence, so that most answers end
     base model --6 answers a prompt--> pairs by formula --acclimate run proxy.yaml--> reward model (proxy)
@@ -8,10 +8,10 @@
     ppo_runs/{gain,over,direct*}.yaml --acclimate run--> history: held-out score, gold score and KL every few steps
 
 The true (gold) reward is a formula, the reading ease of an answer; the pairs are constructed by it and judged by nobody. `gain` is
-PPO against the proxy, `direct` GRPO on the formula itself (`direct_lora`: by adapters; `direct_long`: with
-five times the answers, held by the KL), `over` PPO far past the use of a proxy
-that learnt from a quarter of the pairs (Gao et al. 2022, arXiv 2210.10760: the proxy rises on, the gold reward falls). Draws artifacts/ppo_learning/over_optimisation.svg. Last line, medians over
-the seeds: {"gain_vs_best_of_n": r, ...}. Wanted: >= 0.9 for both gains, and gains at the same length above 0 for every seed.
+PPO against the proxy, `direct` GRPO on the formula itself (`direct_lora`: by adapters), `over` PPO far past the use of a proxy
+that learnt from a quarter of the pairs (Gao et al. 2022, arXiv 2210.10760: the proxy rises on, the gold reward falls). Draws
+artifacts/ppo_learning/over_optimisation.svg. Last line, medians over the seeds: {"gain_vs_best_of_n": r, ...}. Wanted: >= 0.9 for
+both gains, and gains at the same length above 0 for every seed.
 
     gain_vs_best_of_n    rise of the held-out score over that of best-of-n at the same KL, at the last evaluation whose KL is on
                          the curve of best-of-n
@@ -41,7 +41,7 @@ from jobs.ppo.prompts import read_prompts, requests_for  # noqa: E402
 from jobs.records import PromptRow, Rollout, Sampling  # noqa: E402
 
 RUNS = "tests/benchmarks/ppo_runs"
-ON_THE_FORMULA = ("direct", "direct_lora", "direct_long")
+ON_THE_FORMULA = ("direct", "direct_lora")
 PROXIES = {"gain": "proxy", "over": "weak_proxy"}
 RUNS_NAMED = ["gain", "over", *ON_THE_FORMULA]
 NEW_TOKENS, HELDOUT_PROMPTS = 64, 100
