@@ -7,11 +7,11 @@
     base model --16 answers a held-out prompt, judged by both--> best-of-n: score at KL log n - (n - 1)/n
     ppo_runs/{gain,over,direct*}.yaml --acclimate run--> history: held-out score, gold score and KL every few steps
 
-The true (gold) reward is a formula, the reading ease of an answer; the pairs are constructed by it and judged by nobody. `gain` is
-PPO against the proxy, `direct` GRPO on the formula itself (`direct_lora`: by adapters), `over` PPO far past the use of a proxy
-that learnt from a quarter of the pairs (Gao et al. 2022, arXiv 2210.10760: the proxy rises on, the gold reward falls; here it did not). Draws
-artifacts/ppo_learning/over_optimisation.svg. Last line, medians over the seeds: {"gain_vs_best_of_n": r, ...}. Wanted: >= 0.9 for
-both gains, and gains at the same length above 0 for every seed.
+The true (gold) reward is a formula, the reading ease of an answer; the pairs are constructed by it and judged by nobody. `gain`
+is PPO against the proxy, `direct` GRPO on the formula itself (`direct_lora`: by adapters), `over` PPO far past the use of a proxy
+that learnt from a quarter of the pairs (Gao et al. 2022, arXiv 2210.10760: the proxy rises on, the gold reward falls; here it did
+not). Draws artifacts/ppo_learning/over_optimisation.svg. Last line, medians over the seeds: {"gain_vs_best_of_n": r, ...}.
+Wanted: >= 0.9 for both gains, and gains at the same length above 0 for every seed.
 
     gain_vs_best_of_n    rise of the held-out score over that of best-of-n at the same KL, at the last evaluation whose KL is on
                          the curve of best-of-n
