@@ -38,7 +38,7 @@ def shared_documents(
     progress: Progress,
     run: RunPartitions,
 ) -> dict[str, int]:
-    """How many documents two inputs both train on, by their names: {"papers, wiki": 12}.
+    """How many documents two inputs both train on, by their names: {"papers and wiki": 12}.
 
     Args:
         name: of the mix.
@@ -79,7 +79,7 @@ def shared_documents(
             counts.update({(left, right): count for left, right, count in told})
     names = [*manifests]
     _check_apart(name, names, crossing)
-    return {f"{names[left]}, {names[right]}": count for (left, right), count in sorted(shared.items())}
+    return {f"{names[left]} and {names[right]}": count for (left, right), count in sorted(shared.items())}
 
 
 def _units(name: str, manifests: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:

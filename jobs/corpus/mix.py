@@ -91,7 +91,7 @@ class MixSummary:
     scarcest: str
     """The input that limits the mix."""
     shared: dict[str, int]
-    """Documents that two inputs train on, by the names of both: {"papers, wiki": 12}."""
+    """Documents that two inputs train on, by the names of both: {"papers and wiki": 12}."""
 
 
 def build_mix(
@@ -119,7 +119,7 @@ def build_mix(
     shared = shared_documents(name, inputs, manifests, stage.shards, progress, run_partitions)
     for pair, count in shared.items():
         say(
-            f"{count:,} documents are in the training rows of both {pair.replace(', ', ' and ')}: the mix may have them twice. "
+            f"{count:,} documents are in the training rows of both {pair}: the mix may have them twice. "
             "If that is not meant, build one of their corpora `near_duplicates.against` the other"
         )
     indexes = told_apart({split: read_indexes(inputs, manifests, split) for split in SPLITS})

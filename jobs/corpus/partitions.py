@@ -23,14 +23,10 @@ from ray.exceptions import RayError
 
 from cluster import kill_points
 from configs.errors import user_error_inside
+from jobs.corpus.schema import shuffle_batch_bytes
 
 MAX_READ_BLOCKS = 2000
 """Above this, a read task takes several units: Ray Data's scheduling costs some milliseconds a task."""
-
-PIECE_BYTES, LEAST_BATCH_BYTES = 8 << 20, 64 << 20
-"""A map task of a shuffle cuts so much that a partition's piece of it has PIECE_BYTES, but not less than the second and not
-more than Ray's own setting (1 GiB), which alone would make one task of a small corpus: it holds everything twice while one
-core works."""
 
 RETRY_ADVICE = "\nFailed to apply UDF transform"
 """What Ray Data writes behind the message of every error raised in a task (ray/data/_internal/util.py)."""
@@ -57,8 +53,8 @@ def run_partitions(
         UserError: as raised inside `read` or `write`.
     """
     _be_quiet()
-    batch_bytes = min(DEFAULT_SHUFFLE_INPUT_BATCH_BYTES, max(LEAST_BATCH_BYTES, partitions * PIECE_BYTES))
-    ray.data.DataContext.get_current().shuffle_input_batch_bytes = batch_bytes
+    context = ray.data.DataContext.get_current()
+    context.shuffle_input_batch_bytes = int(shuffle_batch_bytes(partitions, DEFAULT_SHUFFLE_INPUT_BATCH_BYTES))
 
     def read_batch(batch: pa.Table) -> Iterator[pa.Table]:
         for unit in batch["unit"].to_pylist():

@@ -93,6 +93,8 @@ ROW_GROUP_ROWS = 4096
 MOST_READS = 4
 """Of a corpus file: as many cost what it costs to send its rows through a shuffle."""
 
+PIECE_BYTES, LEAST_BATCH_BYTES = 8 << 20, 64 << 20
+
 
 class DataError(UserError, ValueError):
     """The data cannot become what the config asks for; the message says where and how to mend it. Exit code 2."""
@@ -120,6 +122,13 @@ class WrittenFile:
 def partition_of(document_id: int, partitions: int) -> int:
     """The file a document belongs to. Its id is a hash already, so its remainder is spread evenly."""
     return document_id % partitions
+
+
+def shuffle_batch_bytes(partitions: int, most: float) -> float:
+    """What one map task of a shuffle cuts: so much that every partition's piece of it has PIECE_BYTES, within LEAST_BATCH_BYTES
+    and `most`. Ray's own setting, 1 GiB, would make one task of a small corpus: it holds everything twice while one core works.
+    """
+    return min(most, max(LEAST_BATCH_BYTES, partitions * PIECE_BYTES))
 
 
 def partitions_of(document_ids: np.ndarray, partitions: int) -> np.ndarray:

@@ -84,8 +84,6 @@ CLUSTER_PARTS = 512
 """jobs/corpus/clusters.py"""
 MAX_READ_BLOCKS = 2000
 """jobs/corpus/partitions.py: more tasks than this never read at the same time."""
-PIECE_BYTES, LEAST_BATCH_BYTES = 8 << 20, 64 << 20
-"""jobs/corpus/partitions.py: of a partition's piece of what a task of the shuffle cuts, and of all that it cuts, at least."""
 
 OBJECT_STORE_SHARE, OBJECT_STORE_MOST_BYTES = 0.3, 200e9
 """Ray's default, of a node's memory (ray_constants.py, 2.60)."""

@@ -8,15 +8,13 @@ Pure functions. Nothing is taken away on the way: what duplicates, rules and gat
 import math
 from dataclasses import dataclass, replace
 
-from jobs.corpus.schema import reads_a_file
+from jobs.corpus.schema import reads_a_file, shuffle_batch_bytes
 from jobs.estimate.corpus_rates import (
     HELD,
     KINDS,
-    LEAST_BATCH_BYTES,
     OBJECT_STORE_MOST_BYTES,
     OBJECT_STORE_SHARE,
     PACKINGS,
-    PIECE_BYTES,
     CorpusAssumptions,
 )
 from jobs.estimate.hardware import CpuCluster
@@ -188,5 +186,5 @@ def rank_index_bytes(work: ShardsWork) -> float:
 def volumes_of(documents: float, rows: float, partitions: int, nodes: Nodes) -> Volumes:
     packed = rows * HELD["packed_share"]
     spilled = max(0.0, packed - nodes.cluster.nodes * nodes.object_store_bytes)
-    cut = min(nodes.assumed.shuffle_input_bytes, max(LEAST_BATCH_BYTES, partitions * PIECE_BYTES))
+    cut = shuffle_batch_bytes(partitions, nodes.assumed.shuffle_input_bytes)
     return Volumes(documents, rows, packed, spilled, 0, 0, max(1, math.ceil(rows / cut)))

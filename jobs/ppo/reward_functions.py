@@ -50,7 +50,13 @@ def import_function(name: str) -> Callable[..., Any]:
     if not callable(found) or isinstance(found, type):
         what = "class" if isinstance(found, type) else type(found).__name__
         raise RewardFunctionError(f"rewards: {name} is a {what}, not a function")
-    parameters = [parameter for parameter in inspect.signature(found).parameters.values() if not _takes_any(parameter)]
+    try:
+        signature = inspect.signature(found)
+    except ValueError as error:
+        raise RewardFunctionError(
+            f"rewards: {name} does not say what it takes ({error}); write a function that calls it"
+        ) from error
+    parameters = [parameter for parameter in signature.parameters.values() if not _takes_any(parameter)]
     unknown = [each.name for each in parameters if each.name not in OFFERED and each.default is each.empty]
     given = [each.name for each in parameters if each.name in OFFERED]
     if unknown or (not given and not _open_to_all(found)):

@@ -62,7 +62,7 @@ def test_documents_that_two_inputs_train_on_are_told(tmp_path: Path, monkeypatch
     out = Store(str(tmp_path / "out"))
     twice = {"papers": inputs["papers"], "again": again, "wiki": inputs["wiki"]}
     summary, said = mixed(monkeypatch, twice, out, shares={"papers": 0.5, "again": 0.2, "wiki": 0.3})
-    assert summary.shared == {"again, papers": 12} == out.read_json("manifest.json")["shared"]
+    assert summary.shared == {"again and papers": 12} == out.read_json("manifest.json")["shared"]
     assert any("12 documents are in the training rows of both again and papers" in line for line in said)
     apart, said = mixed(monkeypatch, inputs, Store(str(tmp_path / "apart")), **STAGE)
     assert apart.shared == {} and not any("in the training rows of both" in line for line in said)

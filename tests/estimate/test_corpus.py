@@ -15,7 +15,6 @@ from configs.errors import UserError
 from configs.schema.tree import FileCount
 from jobs.corpus.clusters import CLUSTER_PARTS as PARTS_OF_CODE
 from jobs.corpus.minhash import BANDS as BANDS_OF_CODE
-from jobs.corpus.partitions import LEAST_BATCH_BYTES, PIECE_BYTES
 from jobs.corpus.partitions import MAX_READ_BLOCKS as BLOCKS_OF_CODE
 from jobs.estimate import corpus_limits as limits
 from jobs.estimate import corpus_rates as rates
@@ -201,7 +200,6 @@ def test_enough_partitions_are_the_fewest_that_are() -> None:
 
 
 def test_numbers_of_the_code_are_those_of_the_code() -> None:
-    assert (rates.PIECE_BYTES, rates.LEAST_BATCH_BYTES) == (PIECE_BYTES, LEAST_BATCH_BYTES)
     assert (rates.BANDS, rates.MAX_READ_BLOCKS, rates.CLUSTER_PARTS) == (BANDS_OF_CODE, BLOCKS_OF_CODE, PARTS_OF_CODE)
     assert FileCount.__metadata__[0].metadata[1].le == limits.MOST_PARTITIONS
 

@@ -77,6 +77,7 @@ def test_what_is_no_number_ends_a_run_and_not_a_policy(number: float, said: str)
         ("jobs.ppo.example_rewards:no_such", "has no attribute"),
         ("jobs.ppo.example_rewards:WANTED_WORDS", "is a int, not a function"),
         ("jobs.records:PromptRow", "is a class, not a function"),
+        ("builtins:max", "does not say what it takes"),
         (
             "trl.rewards:accuracy_reward",
             "asks for solution; .* given prompts, completions, .*answer.* of your own that calls",
