@@ -1,6 +1,7 @@
 """The training loop under kills: whatever dies, the next attempt ends with the same bits."""
 
 import re
+import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -103,22 +104,20 @@ def test_a_stop_checkpoints_and_the_next_attempt_goes_on(
 def test_other_ranks_go_on_from_the_same_state(
     tmp_path: Path, tiny_model: Path, unbroken: tuple[str, list[dict[str, float]]]
 ) -> None:
-    store = Store(str(tmp_path))
     kill = {"ACCLIMATE_KILL_AT": "after_optimizer_step_before_checkpoint:5"}
-    killed = toy_job(store, tiny_model, toy_stage())
+    killed = toy_job(Store(str(tmp_path / "killed")), tiny_model, toy_stage())
     assert -9 in run_ranks(2, train_toy, killed, environment=kill)
     saved = find_checkpoints(killed.artifact)[-1].step
     assert saved in (2, 4)  # step 5 does not wait for the save of step 4
-    for world_size, attempt in ((1, 2), (3, 3)):
-        job = toy_job(store, tiny_model, toy_stage(ranks=world_size), attempt)
+    for world_size in (1, 3):
+        shutil.copytree(tmp_path / "killed", tmp_path / str(world_size))  # what one of them prunes, the other needs
+        job = toy_job(Store(str(tmp_path / str(world_size))), tiny_model, toy_stage(ranks=world_size), attempt=2)
         assert run_ranks(world_size, train_toy, job) == [0] * world_size
         history = job.output.read_json("history.json")
         assert history[:saved] == unbroken[1][:saved]
         for mine, theirs in zip(history, unbroken[1], strict=True):
             assert mine["tokens"] == theirs["tokens"]
             assert mine["loss"] == pytest.approx(theirs["loss"], rel=1e-5)
-        for name in job.artifact.names("attempts", f"{attempt:06d}", "checkpoints"):
-            job.artifact.remove("attempts", f"{attempt:06d}", "checkpoints", name)
 
 
 def resume_expecting(job: TrainJob, error: type[Exception], message: str) -> None:
