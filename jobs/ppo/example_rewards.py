@@ -8,7 +8,6 @@ WANTED_WORDS = 20
 FEWEST_WORDS = 5
 """Of less the formula says nothing."""
 
-
 WORD = re.compile(r"[A-Za-z]+")
 VOWELS = re.compile(r"[aeiouy]+", re.IGNORECASE)
 SENTENCE_END = re.compile(r"[.!?]+(?=\s|$)")
@@ -32,6 +31,13 @@ def reading_ease(completions: list[list[dict[str, str]]], **columns: Any) -> lis
         ease = 206.835 - 1.015 * len(words) / sentences - 84.6 * syllables / len(words)
         eases.append(min(1.2, max(0.0, ease / 100)))
     return eases
+
+
+def short_and_easy(completions: list[list[dict[str, str]]], finished: list[bool], **columns: Any) -> list[float]:
+    """`reading_ease` x `brevity`: a finished answer of about WANTED_WORDS words that reads easily."""
+    del columns
+    eases, near = reading_ease(completions), brevity(completions, finished)
+    return [ease * length for ease, length in zip(eases, near, strict=True)]
 
 
 def _syllables(word: str) -> int:

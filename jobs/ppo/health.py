@@ -12,6 +12,9 @@ from configs.schema.ppo_stage import PpoStage
 LEAST_SPREAD = 1e-6
 """Of the mean score: a deviation below it is the rounding of sums, not that answers differ."""
 
+LEAST_LENGTH_CHANGE = 16
+"""Tokens: an answer of 3 tokens that becomes one of 7 is no alarm."""
+
 
 class PolicyUnhealthy(RunFailed):
     """A limit of `health` is passed; the newest checkpoint is from before."""
@@ -52,11 +55,13 @@ class HealthCheck:
                 f"step {step}: only {metrics['answers/end_rate']:.0%} of the answers end by themselves; raise max_new_tokens or "
                 "algorithm.rewards.missing_end_penalty",
             )
-        if self._lengths[-1] > 2 * self._lengths[0] and self._lengths[-1] > self._lengths[0] + 16:
+        first, now = self._lengths[0], self._lengths[-1]
+        if max(first, now) > 2 * min(first, now) and abs(now - first) > LEAST_LENGTH_CHANGE:
+            changed, paid = ("twice as long as", "length") if now > first else ("less than half as long as", "brevity")
             self._once(
-                "length",
-                f"step {step}: answers have become twice as long as at the start ({self._lengths[0]:.0f} -> "
-                f"{self._lengths[-1]:.0f} tokens): look at samples; the reward may pay for length",
+                paid,
+                f"step {step}: answers have become {changed} at the start ({first:.0f} -> {now:.0f} tokens): look at samples; "
+                f"the reward may pay for {paid}",
             )
         if metrics.get("clip_fraction", 0.0) > 0.5:
             self._once("clip", f"step {step}: over half of the actions are clipped; lower optimizer.learning_rate")

@@ -7,11 +7,12 @@
     base model --16 answers a held-out prompt, judged by both--> best-of-n: score at KL log n - (n - 1)/n
     ppo_runs/{gain,over,direct*}.yaml --acclimate run--> history: held-out score, gold score and KL every few steps
 
-The true (gold) reward is a formula, the reading ease of an answer; the pairs are constructed by it and judged by nobody. `gain`
-is PPO against the proxy, `direct` GRPO on the formula itself (`direct_lora`: by adapters), `over` PPO far past the use of a proxy
-that learnt from a quarter of the pairs (Gao et al. 2022, arXiv 2210.10760: the proxy rises on, the gold reward falls; here it did
-not). Draws artifacts/ppo_learning/over_optimisation.svg. Last line, medians over the seeds: {"gain_vs_best_of_n": r, ...}.
-Wanted: >= 0.9 for both gains, and gains at the same length above 0 for every seed.
+The true (gold) reward is a formula: the reading ease of an answer, in `over` times how near it is to 20 words. The pairs are
+constructed by it and judged by nobody. `gain` is PPO against the proxy, `direct` GRPO on the formula itself (`direct_lora`: by
+adapters), `over` PPO far past the use of a proxy that has seen long answers only: it pays for shortness on and on, and the gold
+reward, which rose at first, falls (Gao et al. 2022, arXiv 2210.10760). Draws artifacts/ppo_learning/over_optimisation.svg. Last
+line, medians over the seeds: {"gain_vs_best_of_n": r, ...}. Wanted: >= 0.9 for both gains, gains at the same length above 0 for
+every seed, and a proxy that is higher, a gold reward that is lower than where the gold reward was best.
 
     gain_vs_best_of_n    rise of the held-out score over that of best-of-n at the same KL, at the last evaluation whose KL is on
                          the curve of best-of-n
@@ -36,14 +37,16 @@ sys.path.insert(0, str(ROOT))
 
 from cluster.artifacts import find_named  # noqa: E402 - the checkout is not on a script's path
 from cluster.storage import Store, open_store  # noqa: E402
-from jobs.ppo.example_rewards import reading_ease  # noqa: E402
+from jobs.ppo.example_rewards import WANTED_WORDS, reading_ease, short_and_easy  # noqa: E402
 from jobs.ppo.prompts import read_prompts, requests_for  # noqa: E402
 from jobs.records import PromptRow, Rollout, Sampling  # noqa: E402
 
 RUNS = "tests/benchmarks/ppo_runs"
-ON_THE_FORMULA = ("direct", "direct_lora")
-PROXIES = {"gain": "proxy", "over": "weak_proxy"}
-RUNS_NAMED = ["gain", "over", *ON_THE_FORMULA]
+ON_FORMULAS = {"direct": reading_ease, "direct_lora": reading_ease}
+PROXIES = {"gain": ("proxy", reading_ease, 0), "over": ("narrow_proxy", short_and_easy, WANTED_WORDS)}
+"""The reward model a run learns from, the formula its pairs are made by, and how many words both answers of a pair have at
+least: the narrow one has seen no answer shorter than the formula wants, and believes that shorter is better."""
+RUNS_NAMED = [*PROXIES, *ON_FORMULAS]
 NEW_TOKENS, HELDOUT_PROMPTS = 64, 100
 """As in gain.yaml."""
 LONGEST_QUESTION = 160
@@ -106,14 +109,16 @@ def _tokenizer(model: Store) -> Any:
     return load_tokenizer(read_tokenizer_files(model, False))
 
 
-def gold_scores(model: Store, groups: Sequence[Sequence[Rollout]]) -> list[list[float]]:
+def formula_scores(formula: Any, model: Store, groups: Sequence[Sequence[Rollout]]) -> list[list[float]]:
     """Of every answer by prompt."""
     tokenizer = _tokenizer(model)
 
-    def text(rollout: Rollout) -> str:
-        return tokenizer.decode(rollout.answer_ids, skip_special_tokens=True)
+    def said(rollout: Rollout) -> list[dict[str, str]]:
+        return [{"role": "assistant", "content": tokenizer.decode(rollout.answer_ids, skip_special_tokens=True)}]
 
-    return [reading_ease([[{"role": "assistant", "content": text(answer)}] for answer in group]) for group in groups]
+    return [
+        formula([said(answer) for answer in group], finished=[answer.finished for answer in group]) for group in groups
+    ]
 
 
 def proxy_scores(proxy: Store, groups: Sequence[Sequence[Rollout]]) -> list[list[float]]:
@@ -133,19 +138,33 @@ def proxy_scores(proxy: Store, groups: Sequence[Sequence[Rollout]]) -> list[list
     return [[found[group[0].prompt_id * len(group) + sample] for sample in range(len(group))] for group in groups]
 
 
-def draw_pairs(model: Store, prompts: Sequence[PromptRow], file: Path) -> None:
-    """Writes the pairs that the formula prefers."""
+def draw_pairs(model: Store, prompts: Sequence[PromptRow], directory: Path) -> None:
+    """Writes the pairs that each proxy's formula prefers, of the same answers."""
     groups = [
         group[first : first + 2]
         for group in sample(model, prompts, 2 * PAIRS_A_PROMPT)
         for first in range(0, len(group), 2)
     ]
-    tokenizer, rows = _tokenizer(model), []
     asked = [prompt for prompt in prompts for _ in range(PAIRS_A_PROMPT)]
-    for prompt, group, (first, second) in zip(asked, groups, gold_scores(model, groups), strict=True):
+    for proxy, formula, words in PROXIES.values():
+        _write_pairs(model, asked, groups, formula_scores(formula, model, groups), words, directory / f"{proxy}.jsonl")
+
+
+def _write_pairs(
+    model: Store,
+    asked: Sequence[PromptRow],
+    groups: Sequence[list[Rollout]],
+    scores: list[list[float]],
+    words: int,
+    file: Path,
+) -> None:
+    tokenizer, rows = _tokenizer(model), []
+    for prompt, group, (first, second) in zip(asked, groups, scores, strict=True):
         if abs(first - second) < LEAST_DIFFERENCE or not all(answer.finished for answer in group):
             continue
         texts = [tokenizer.decode(answer.answer_ids, skip_special_tokens=True) for answer in group]
+        if min(len(text.split()) for text in texts) < words:
+            continue
         chosen, rejected = texts if first > second else reversed(texts)
         rows.append({
             "prompt": json.loads(prompt.messages), "chosen": [{"role": "assistant", "content": chosen}],
@@ -153,7 +172,7 @@ def draw_pairs(model: Store, prompts: Sequence[PromptRow], file: Path) -> None:
         })  # fmt: skip
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    print(f"{len(rows)} pairs of {len(prompts)} prompts", flush=True)
+    print(f"{file.name}: {len(rows)} pairs of {len(asked)}", flush=True)
 
 
 def best_of_n(scores: Sequence[Sequence[float]]) -> Curve:
@@ -209,7 +228,7 @@ def draw(seen: Sequence[dict[str, float]], proxy: Curve, gold: Curve, file: Path
         axis.plot(roots, [entry[name] - seen[0][name] for entry in seen], marker="o", label="PPO")
         axis.plot([math.sqrt(kl) for kl, _ in curve], [s - curve[0][1] for _, s in curve], "--", label="best-of-n")
         axis.set_xlabel("square root of the KL to the base model, nats an answer")
-        axis.set_title("reward model (proxy), change" if name == "score" else "reading ease (gold), change")
+        axis.set_title("reward model (proxy), change" if name == "score" else "short and easy (gold), change")
         axis.grid(alpha=0.3)
     axes[0].legend()
     plt.tight_layout()
@@ -229,18 +248,19 @@ def main() -> None:
     model, shards = (find_named(store, name).content for name in ("base", "prompts"))
     model = model.below("model")
     groups = sample(model, read_prompts(shards, "heldout").rows[:HELDOUT_PROMPTS], BEST_OF)
-    curves = {"gold": best_of_n(gold_scores(model, groups))}
-    for config, proxy in PROXIES.items():
+    formulas = {formula.__name__: formula for formula in (reading_ease, short_and_easy)}
+    curves = {name: best_of_n(formula_scores(formula, model, groups)) for name, formula in formulas.items()}
+    for config, (proxy, _, _) in PROXIES.items():
         if config in options.only:
-            if not (drawn / "pairs.jsonl").exists():
-                draw_pairs(model, read_prompts(shards, "train").rows, drawn / "pairs.jsonl")
+            if not (drawn / f"{proxy}.jsonl").exists():
+                draw_pairs(model, read_prompts(shards, "train").rows, drawn)
             run(proxy)
             proxy_model = find_named(store, proxy).content
             print(f"{proxy}: {proxy_model.read_json('history.json')[-1]}", flush=True)
             curves[proxy] = best_of_n(proxy_scores(proxy_model.below("model"), groups))
     print(f"best-of-n: {json.dumps(curves)}", flush=True)
     result: dict[str, Any] = {"best_of_16": {name: curve[-1][1] - curve[0][1] for name, curve in curves.items()}}
-    for config, judge in (("gain", "proxy"), *((name, "gold") for name in ON_THE_FORMULA)):
+    for config, judge in (("gain", "proxy"), *((name, formula.__name__) for name, formula in ON_FORMULAS.items())):
         if config in options.only:
             found = []
             for seed in options.seeds:
@@ -252,7 +272,7 @@ def main() -> None:
             result[config]["least_gain_at_same_length"] = min(each["gain_at_same_length"] for each in found)
     if "over" in options.only:
         seen = evaluations(None, "over")
-        draw(seen, curves["weak_proxy"], curves["gold"], OUTPUT / "over_optimisation.svg")
+        draw(seen, curves["narrow_proxy"], curves["short_and_easy"], OUTPUT / "over_optimisation.svg")
         print(f"over: {json.dumps(seen)}", flush=True)
         best = max(seen, key=lambda entry: entry["gold"])
         result["over"] = {

@@ -62,7 +62,11 @@ def test_no_number_that_is_none_reaches_a_checkpoint(value: float) -> None:
     ("change", "words"),
     [
         ({"answers/end_rate": 0.1}, "only 10% of the answers end"),
-        ({"answers/tokens": 41.0}, "twice as long"),
+        (
+            {"answers/tokens": 41.0},
+            "twice as long as at the start (20 -> 41 tokens): look at samples; the reward may pay for length",
+        ),
+        ({"answers/tokens": 3.0}, "less than half as long as at the start (20 -> 3 tokens)"),
         ({"clip_fraction": 0.6}, "actions are clipped"),
         ({"reward/clip_fraction": 0.6}, "scores are larger than algorithm.rewards.clip lets count (10)"),
         ({"reward/score_deviation": 0.0}, "nothing to learn from"),
@@ -74,6 +78,13 @@ def test_a_curve_that_means_something_is_said_once(change: dict[str, float], wor
     for step in (2.0, 3.0):
         health.check({**HEALTHY, **change, "step": step})
     assert len(said) == 1 and said[0].startswith("step 2: ") and words in said[0]
+
+
+def test_short_answers_may_double_and_halve() -> None:
+    health, said = checked()
+    for step, tokens in enumerate((3.0, 18.0, 3.0, 1.0), start=1):
+        health.check({**HEALTHY, "answers/tokens": tokens, "step": float(step)})
+    assert said == []
 
 
 def test_equal_scores_are_said_of_many_answers_too() -> None:
