@@ -226,7 +226,12 @@ def draw(seen: Sequence[dict[str, float]], proxy: Curve, gold: Curve, file: Path
     for axis, name, curve in zip(axes, ("score", "gold"), (proxy, gold), strict=True):
         roots = [math.sqrt(max(0.0, entry["kl_per_answer"])) for entry in seen]
         axis.plot(roots, [entry[name] - seen[0][name] for entry in seen], marker="o", label="PPO")
-        axis.plot([math.sqrt(kl) for kl, _ in curve], [s - curve[0][1] for _, s in curve], "--", label="best-of-n")
+        axis.plot(
+            [math.sqrt(kl) for kl, _ in curve],
+            [s - curve[0][1] for _, s in curve],
+            "--",
+            label="best-of-n, chosen by this score",
+        )
         axis.set_xlabel("square root of the KL to the base model, nats an answer")
         axis.set_title("reward model (proxy), change" if name == "score" else "short and easy (gold), change")
         axis.grid(alpha=0.3)
