@@ -21,13 +21,15 @@ from tests.world.toy_run import ToyRun, copy_artifacts, write_toy_run
 pytestmark = pytest.mark.cluster
 
 TRAINED = ("texts", "tasks", "cpt", "sft")
+STEPS, SFT_STEPS = 60, 30
+"""Of 0.04 s: there is time to see a checkpoint, find a rank and disturb the run while it trains."""
 
 
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> tuple[ToyRun, dict[str, str], str]:
     """A run that nothing disturbed, the digests of what it made, and what it printed."""
     directory = tmp_path_factory.mktemp("unbroken")
-    run = write_toy_run(directory, tiny_model, str(directory / "store"))
+    run = write_toy_run(directory, tiny_model, str(directory / "store"), steps=STEPS, sft_steps=SFT_STEPS)
     code, output = run.finish()
     assert code == 0, output
     return run, run.digests(*TRAINED), output
@@ -59,7 +61,7 @@ def test_a_run_trains_measures_and_reports(unbroken: tuple[ToyRun, dict[str, str
     status = list_runs(run.store)[-1]
     assert status["status"] == "succeeded"
     events = [event for _, event in read_events(run.store, status["run_id"])]
-    assert sum(event["type"] == "metrics" for event in events) == 6 + 3
+    assert sum(event["type"] == "metrics" for event in events) == STEPS + SFT_STEPS
     assert run.artifact("sft").record["licences"] == ["Apache-2.0", "CC0-1.0"]
     assert run.artifact("papers").record["counts"]["quarantined"] == {"duplicate": 1, "broken_json": 1}
 
@@ -94,9 +96,9 @@ def test_a_driver_killed_again_and_again(unbroken: tuple[ToyRun, dict[str, str],
 
 
 def test_ranks_killed_again_and_again(unbroken: tuple[ToyRun, dict[str, str], str], tmp_path: Path) -> None:
-    """Both ranks die after the third optimizer step of each of their lives: twice in six steps of CPT, once in SFT's three."""
+    """Both ranks die after the 25th optimizer step of each of their lives: twice in 60 steps of CPT, once in SFT's 30."""
     run = before_training(unbroken[0], tmp_path)
-    kill = {"ACCLIMATE_KILL_AT": "after_optimizer_step_before_checkpoint:3"}
+    kill = {"ACCLIMATE_KILL_AT": "after_optimizer_step_before_checkpoint:25"}
     code, output = run.finish(f"store={run.store.root}", environment=kill)
     assert code == 0, output
     assert run.digests(*TRAINED) == unbroken[1]
@@ -154,9 +156,10 @@ def test_a_stop_checkpoints_and_the_same_command_goes_on(
         pytest.fail(f"the run ended before it heard the stop: {output}")
     assert process.returncode == 130, output
     assert "the same command goes on from there" in output
-    assert list_runs(run.store)[-1]["status"] == "cancelled"
+    stopped = list_runs(run.store)[-1]
+    assert stopped["status"] == "cancelled" and "at a step boundary" in stopped["error"], stopped
     code, output = run.finish(store)
-    assert code == 0, output
+    assert code == 0 and "resuming" in output, output
     assert run.digests(*TRAINED) == unbroken[1]
 
 
@@ -177,7 +180,7 @@ def test_a_store_that_fails_now_and_then_changes_nothing(
         run = ToyRun(beside.config, Store(f"s3://{s3.new_bucket()}/store"))
         copy_artifacts(beside.store, run.store)
         for _ in range(60):
-            proxy.add(replace(draw.choice(kinds), first=draw.randrange(1, 500)))
+            proxy.add(replace(draw.choice(kinds), first=draw.randrange(1, 1500)))
         code, output = run.finish(f"store={run.store.root}")
         assert code == 0, output
         assert sum(proxy.hits()) > 20

@@ -16,7 +16,7 @@ from tests.world.toy_run import ToyRun, write_toy_run
 pytestmark = pytest.mark.cluster
 
 WITHOUT = ("tasks", "sft", "evaluation", "report")
-STEPS = 12
+STEPS = 40
 """After the loss Ray needs some seconds to give up the node; the run must not be over by then."""
 
 RUN_S = 300

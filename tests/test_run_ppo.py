@@ -210,13 +210,13 @@ def require_no_other_model(run: ToyRun, steps: int) -> None:
 
 
 def test_a_function_as_reward_loads_no_other_model(unbroken: ToyRun, tmp_path: Path) -> None:
-    run = before_ppo(unbroken, tmp_path, **WITH_A_FUNCTION, steps=4)
+    run = before_ppo(unbroken, tmp_path, **WITH_A_FUNCTION, steps=40)
     process = run.start()
     run.wait_for_step(1, timeout_s=200)
     assert {role for role in ROLES if actor_of(process.pid, role)} == {"Sampler", "FunctionScorer", "Policy"}
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
-    require_no_other_model(run, steps=4)
+    require_no_other_model(run, steps=40)
 
 
 ROLES = ("Policy", "Critic", "Scorer", "Sampler", "FunctionScorer")

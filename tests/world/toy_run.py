@@ -44,6 +44,7 @@ def toy_run_values(
     store: str,
     ranks: int = 2,
     steps: int = 6,
+    sft_steps: int = 3,
     near_duplicates: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The values of a run file with all kinds of stages."""
@@ -64,7 +65,7 @@ def toy_run_values(
             "texts": {"stage": "shards", "corpus": "papers", "model": "base", "rows": "text", "context": 128, "shards": 2},
             "tasks": {"stage": "shards", "corpus": "papers", "model": "base", "rows": "messages", "context": 256, "shards": 2},
             "cpt": {"stage": "cpt", "model": "base", "shards": "texts", **train},
-            "sft": {"stage": "sft", "model": "cpt", "shards": "tasks", **train, "steps": 3},
+            "sft": {"stage": "sft", "model": "cpt", "shards": "tasks", **train, "steps": sft_steps},
             "evaluation": {
                 "stage": "evaluate", "models": ["base", "cpt", "sft"], "precision": "fp32",
                 "sets": {"texts": {"corpus": "papers", "documents": 8}, "tasks": {"corpus": "papers", "rows": "messages", "documents": 4}},
