@@ -33,6 +33,12 @@ def reading_ease(completions: list[list[dict[str, str]]], **columns: Any) -> lis
     return eases
 
 
+def plain(completions: list[list[dict[str, str]]], **columns: Any) -> list[float]:
+    """One thought a sentence: 1 for an answer without commas, a third less for each, 0 from three on."""
+    del columns
+    return [max(0.0, 1 - completion[0]["content"].count(",") / 3) for completion in completions]
+
+
 def short_and_easy(completions: list[list[dict[str, str]]], finished: list[bool], **columns: Any) -> list[float]:
     """`reading_ease` x `brevity`: a finished answer of about WANTED_WORDS words that reads easily."""
     del columns
