@@ -113,6 +113,8 @@ def test_one_rank_killed_by_the_system(unbroken: tuple[ToyRun, dict[str, str], s
         if "RayTrainWorker" in " ".join(child.cmdline()):
             os.kill(child.pid, signal.SIGKILL)
             break
+    else:
+        pytest.fail("no rank was found to be killed")
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
     assert run.digests(*TRAINED) == unbroken[1]

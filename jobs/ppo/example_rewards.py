@@ -33,7 +33,7 @@ def reading_ease(completions: list[list[dict[str, str]]], **columns: Any) -> lis
     return eases
 
 
-def plain(completions: list[list[dict[str, str]]], **columns: Any) -> list[float]:
+def few_commas(completions: list[list[dict[str, str]]], **columns: Any) -> list[float]:
     """One thought a sentence: 1 for an answer without commas, a third less for each, 0 from three on."""
     del columns
     return [max(0.0, 1 - completion[0]["content"].count(",") / 3) for completion in completions]

@@ -1,25 +1,24 @@
 """Whether PPO learns: its reward against that of best-of-n at equal KL, and what becomes of the true reward beyond.
 
-    python tests/benchmarks/ppo_learning.py [--seeds 1 2 3] [--only gain over plain plain_model]
+    python tests/benchmarks/ppo_learning.py [--seeds 1 2 3] [--only gain few_commas short_ease few_commas_model over]
 
     instructions --> questions that ask for one sentence; the short ones are answered by the beginnings of answers, 24 tokens
     base model --6 or 8 answers a prompt--> pairs by formula --acclimate run *proxy.yaml--> reward model (proxy)
     base model --16 answers a held-out prompt, judged by each--> best-of-n: score and KL (ppo_best_of_n.py)
-    ppo_runs/{gain,over,plain,plain_model}.yaml --acclimate run--> history: held-out score, gold score and KL every few steps
+    ppo_runs/{gain,over,few_commas*,short_ease}.yaml --acclimate run--> history: held-out score, gold score and KL every few steps
 
-The true (gold) reward is a formula; the pairs are constructed by it and judged by nobody. `plain` is GRPO on the formula itself
-(few commas), `plain_model` against a reward model of it, both with many small updates under a KL penalty as large as what is
-learnt: the first updates go where the policy changes most, which is dear in KL; what the reward asks for comes only with more of
-them. `gain` is PPO with a critic against a reward model of reading ease, one update a batch. `over` is PPO far past the use of a
-proxy that has seen long answers only: it pays for shortness on and on, and the gold reward, reading ease x nearness to 20 words,
-which rose at first, falls (Gao et al. 2022, arXiv 2210.10760). Draws artifacts/ppo_learning/over_optimisation.svg. Pairs that
-are in artifacts/drawn are kept. Last line, medians over the seeds: {case: {score_vs_best_of_n: r, ...}}. Wanted: >= 0.9, gains
-at the same length above 0 for every seed, and a proxy that is higher, a gold reward that is lower than where the gold reward was
-best.
+The true (gold) reward is a formula; the pairs are constructed by it and judged by nobody. `few_commas` is GRPO on such a formula,
+`short_ease` on one that a policy follows less, `few_commas_model` against a reward model of the first; all three with many small
+updates under a KL penalty as large as what is learnt. `gain` is PPO with a critic against a reward model of reading ease, one
+update a batch. `over` is PPO far past the use of a proxy that has seen long answers only: it pays for shortness on and on, and
+the gold reward, reading ease x nearness to 20 words, which rose at first, falls (Gao et al. 2022, arXiv 2210.10760). Draws
+artifacts/ppo_learning/over_optimisation.svg. Pairs that are in artifacts/drawn are kept. Last line, medians over the seeds:
+{case: {score_vs_best_of_n: r, ...}}. Wanted: >= 0.9, gains at the same length above 0 for every seed, and a proxy that is higher,
+a gold reward that is lower than where the gold reward was best.
 
-    score_vs_best_of_n            rise of the held-out score over that of best-of-n at the same KL by the customary formula, at the
-                                  last evaluation whose KL is on its curve
-    score_ties_free_vs_best_of_n  the same with the KL that choosing costs where answers score alike: the stricter one for a formula
+    score_vs_best_of_n            rise of the held-out score over that of best-of-n at the same KL by the customary formula, at
+                                  the last evaluation whose KL is on its curve
+    score_ties_free_vs_best_of_n  the same with the KL that choosing costs where answers score alike, stricter for a formula
     gold_vs_best_of_n             the same of the gold reward, where best-of-n is chosen by the proxy
     gain_at_same_length           rise of the held-out score where the length stays what it was; the least of all seeds, too
     kl, tokens                    nats an answer, and the change of its length, at the last evaluation
@@ -45,7 +44,7 @@ from cluster.artifacts import Artifact, find_named  # noqa: E402 - the checkout 
 from cluster.storage import Store, open_store  # noqa: E402
 from configs.loader import load_run  # noqa: E402
 from jobs.pipeline import plan_run  # noqa: E402
-from jobs.ppo.example_rewards import WANTED_WORDS, plain, reading_ease, short_and_easy  # noqa: E402
+from jobs.ppo.example_rewards import WANTED_WORDS, few_commas, reading_ease, short_and_easy  # noqa: E402
 from jobs.ppo.prompts import read_prompts  # noqa: E402
 from jobs.records import PromptRow, Rollout  # noqa: E402
 from tests.benchmarks.ppo_best_of_n import (  # noqa: E402
@@ -81,16 +80,17 @@ class Proxy:
     finished: bool
     """Only pairs of answers that ended by themselves."""
     least_words: int = 0
-    """Of both answers of a pair. A proxy that has seen no answer shorter than the formula wants believes that shorter is better."""
+    """Of both answers of a pair. A proxy that has seen none shorter than the formula wants believes that shorter is better."""
 
 
 PROXIES = {
     "proxy": Proxy(reading_ease, 3, finished=True),
     "narrow_proxy": Proxy(short_and_easy, 3, finished=True, least_words=WANTED_WORDS),
-    "plain_proxy": Proxy(plain, 4, finished=False),
+    "comma_proxy": Proxy(few_commas, 4, finished=False),
 }
 CASES = {
-    "gain": (SENTENCE, "proxy"), "plain": (SHORT, plain), "plain_model": (SHORT, "plain_proxy"), "over": (SENTENCE, "narrow_proxy"),
+    "gain": (SENTENCE, "proxy"), "few_commas": (SHORT, few_commas), "short_ease": (SHORT, reading_ease),
+    "few_commas_model": (SHORT, "comma_proxy"), "over": (SENTENCE, "narrow_proxy"),
 }  # fmt: skip
 """What a run asks, and its reward: a formula or a proxy."""
 

@@ -11,7 +11,7 @@ import pytest
 from configs.errors import RunFailed
 from configs.schema.ppo_stage import PpoStage
 from jobs.ppo import reward_functions
-from jobs.ppo.example_rewards import brevity, plain, reading_ease, short_and_easy
+from jobs.ppo.example_rewards import brevity, few_commas, reading_ease, short_and_easy
 from jobs.ppo.experience import combined
 from jobs.ppo.reward_functions import RewardFunctionError, TrainerState, call_reward, import_function, module_identity
 from jobs.records import PromptRow, Rollout
@@ -166,6 +166,6 @@ def test_short_and_easy_is_both() -> None:
     assert short_and_easy(said, [True, False]) == pytest.approx([ease * 0.5, 0.0])
 
 
-def test_plain_takes_a_third_for_every_comma() -> None:
+def test_few_commas_takes_a_third_for_every_comma() -> None:
     said = [[{"role": "assistant", "content": text}] for text in ("It is.", "It, is.", "a, b, c", "a, b, c, d, e")]
-    assert plain(said) == pytest.approx([1.0, 2 / 3, 1 / 3, 0.0])
+    assert few_commas(said) == pytest.approx([1.0, 2 / 3, 1 / 3, 0.0])
