@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 import signal
 import time
 from dataclasses import replace
@@ -101,6 +102,8 @@ def test_ranks_killed_again_and_again(unbroken: tuple[ToyRun, dict[str, str], st
     kill = {"ACCLIMATE_KILL_AT": "after_optimizer_step_before_checkpoint:25"}
     code, output = run.finish(f"store={run.store.root}", environment=kill)
     assert code == 0, output
+    begun = [line for line in output.splitlines() if "goes on from the newest checkpoint" in line]
+    assert re.findall(r"group \d", "".join(begun)) == ["group 2", "group 3", "group 2"], output
     assert run.digests(*TRAINED) == unbroken[1]
 
 
@@ -117,6 +120,7 @@ def test_one_rank_killed_by_the_system(unbroken: tuple[ToyRun, dict[str, str], s
         pytest.fail("no rank was found to be killed")
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
+    assert "goes on from the newest checkpoint" in output, output
     assert run.digests(*TRAINED) == unbroken[1]
 
 
@@ -124,7 +128,8 @@ def test_a_frozen_rank_is_named_and_nothing_is_lost(
     unbroken: tuple[ToyRun, dict[str, str], str], tmp_path: Path
 ) -> None:
     run = before_training(unbroken[0], tmp_path)
-    process = run.start(f"store={run.store.root}", "stages.cpt.resources.hang_after_s=5")
+    hang = "resources.hang_after_s=5"  # of both: CPT may be done before a rank is found
+    process = run.start(f"store={run.store.root}", f"stages.cpt.{hang}", f"stages.sft.{hang}")
     run.wait_for_step(2)
     frozen = next(
         child

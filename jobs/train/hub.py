@@ -18,6 +18,7 @@ class HubState:
         self._ending: str | None = None
         self._fatal: tuple[str, int] | None = None
         self._beats: dict[int, tuple[Beat, float]] = {}
+        self._groups = 0
 
     def report(self, metrics: dict[str, float]) -> bool:
         self._metrics.append(metrics)
@@ -42,9 +43,14 @@ class HubState:
         now = time.monotonic()
         return [Heard(beat, now - when) for _, (beat, when) in sorted(self._beats.items())]
 
-    def forget_ranks(self) -> None:
-        """A new group starts, maybe with fewer ranks."""
+    def begin(self, ranks: int) -> None:
+        """A group of ranks starts; every one but the first is told of, as it is there because the last one was lost or resized."""
         self._beats.clear()
+        self._groups += 1
+        if self._groups > 1:
+            self.say(
+                f"the ranks were lost or their number changed: group {self._groups}, of {ranks}, goes on from the newest checkpoint"
+            )
 
     def stop(self) -> None:
         self._stop = True

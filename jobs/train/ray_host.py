@@ -72,7 +72,7 @@ class Listener:
     metrics: Callable[[dict[str, float]], None]
     """Called with the metrics of each step, in order."""
     say: Callable[[str], None]
-    """Called with what rank 0 says in words, and with the slow rank where a step does not end."""
+    """Called with what rank 0 says in words, with a new group of ranks, and with the slow rank where a step does not end."""
     stop_asked: Callable[[], bool]
     """Polled; True ends the run at the next step boundary with a checkpoint."""
 
@@ -105,9 +105,10 @@ def _rank(config: dict[str, _RankConfig]) -> None:
     fatal = ray.get(hub.fatal.remote())
     if fatal is not None:
         raise TrainingFailed(fatal[0])
-    rank = ray.train.get_context().get_world_rank()
+    context = ray.train.get_context()
+    rank = context.get_world_rank()
     if rank == 0:
-        ray.get(hub.forget_ranks.remote())
+        ray.get(hub.begin.remote(context.get_world_size()))
 
     def beat(beat: Beat) -> None:
         hub.beat.remote(beat)

@@ -86,7 +86,7 @@ class Proxy:
 PROXIES = {
     "proxy": Proxy(reading_ease, 3, finished=True),
     "narrow_proxy": Proxy(short_and_easy, 3, finished=True, least_words=WANTED_WORDS),
-    "comma_proxy": Proxy(few_commas, 4, finished=False),
+    "comma_proxy": Proxy(few_commas, 16, finished=False),
 }
 CASES = {
     "gain": (SENTENCE, "proxy"), "few_commas": (SHORT, few_commas), "short_ease": (SHORT, reading_ease),
