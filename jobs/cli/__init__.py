@@ -30,6 +30,10 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         try:
             app(arguments)
+        except SystemExit as ended:
+            if isinstance(ended.__context__, BrokenPipeError):  # Typer's exit code for it is 1, ours for a defect
+                raise ended.__context__ from None
+            raise
         finally:
             sys.stdout.flush()
     except Stopped as stopped:

@@ -65,7 +65,7 @@ HELDOUT_PROMPTS = 100
 """At most. Of short ones there are 80."""
 BEST_OF = 16
 LEAST_DIFFERENCE = 0.05
-"""Pairs that the formula hardly tells apart teach nothing."""
+"""Pairs that the formula hardly tells apart teach nothing but that they are alike."""
 OUTPUT = ROOT / "artifacts" / "ppo_learning"
 
 Formula = Callable[..., list[float]]
@@ -81,12 +81,15 @@ class Proxy:
     """Only pairs of answers that ended by themselves."""
     least_words: int = 0
     """Of both answers of a pair. A proxy that has seen none shorter than the formula wants believes that shorter is better."""
+    ties_both_ways: bool = False
+    """Pairs that the formula scores alike are given in both orders, as from judges who disagree: the proxy learns to call them
+    alike too. Otherwise it tells them apart by whatever it has, which best-of-n chooses by and no policy can follow."""
 
 
 PROXIES = {
     "proxy": Proxy(reading_ease, 3, finished=True),
     "narrow_proxy": Proxy(short_and_easy, 3, finished=True, least_words=WANTED_WORDS),
-    "comma_proxy": Proxy(few_commas, 16, finished=False),
+    "comma_proxy": Proxy(few_commas, 8, finished=False, ties_both_ways=True),
 }
 CASES = {
     "gain": (SENTENCE, "proxy"), "few_commas": (SHORT, few_commas), "short_ease": (SHORT, reading_ease),
@@ -115,15 +118,20 @@ def draw_pairs(name: str, questions: Questions, model: Store, prompts: Sequence[
     tokenizer, rows = tokenizer_of(model), []
     for prompt, group, (first, second) in zip(asked, groups, formula_scores(proxy.formula, model, groups), strict=True):
         texts = [tokenizer.decode(answer.answer_ids, skip_special_tokens=True) for answer in group]
-        if abs(first - second) < LEAST_DIFFERENCE or not _usable(proxy, group, texts):
+        tied = abs(first - second) < LEAST_DIFFERENCE
+        if (tied and not proxy.ties_both_ways) or texts[0] == texts[1] or not _usable(proxy, group, texts):
             continue
-        chosen, rejected = texts if first > second else reversed(texts)
-        rows.append({
-            "prompt": json.loads(prompt.messages), "chosen": [{"role": "assistant", "content": chosen}],
-            "rejected": [{"role": "assistant", "content": rejected}],
-        })  # fmt: skip
+        better = texts if first > second else texts[::-1]
+        rows += [
+            {"prompt": json.loads(prompt.messages), "chosen": _said(chosen), "rejected": _said(rejected)}
+            for chosen, rejected in ((better, better[::-1]) if tied else (better,))
+        ]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     print(f"{file.name}: {len(rows)} pairs of {len(asked)}", flush=True)
+
+
+def _said(text: str) -> list[dict[str, str]]:
+    return [{"role": "assistant", "content": text}]
 
 
 def _usable(proxy: Proxy, group: Sequence[Rollout], texts: Sequence[str]) -> bool:
