@@ -145,6 +145,15 @@ class PpoAlgorithm(Node):
         return self
 
     @model_validator(mode="after")
+    def _settings_have_an_effect(self) -> Self:
+        for name, estimator in {"gamma": "gae", "gae_lambda": "gae", "value_clip": "gae", "grpo_scale": "grpo"}.items():
+            if self.estimator != estimator and getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(
+                    f"{name} has no effect on estimator: {self.estimator}; it is for {estimator}. Leave it out"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _minibatches_are_equal(self) -> Self:
         if self.answers_per_step % self.minibatches:
             raise ValueError(

@@ -34,6 +34,8 @@ def test_groups_are_not_whitened_unless_asked() -> None:
         ({"kl": {"adaptive": {"target": 6}}}, r"unit\n  Field required"),
         ({"estimator": "grpo", "answers_per_prompt": 4}, r"noise of the KL, at full size; set kl.where: loss"),
         ({"kl": {"adaptive": {"unit": "nats_per_token", "target": 0.1, "horizon": 50}}}, r"horizon \(50\) .* a step has 64"),
+        ({"estimator": "rloo", "answers_per_prompt": 4, "gae_lambda": 0.9}, r"gae_lambda has no effect on estimator: rloo; it is for gae"),
+        ({"estimator": "rloo", "answers_per_prompt": 4, "grpo_scale": "none"}, r"grpo_scale has no effect on .* it is for grpo"),
         ({"clip": 1.0}, "less than 1"),
         ({"importance_cap": 0.5}, "greater than or equal to 1"),
         ({"temperature": 0.009}, "greater than or equal to 0.01"),

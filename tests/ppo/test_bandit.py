@@ -110,7 +110,8 @@ class Bandit:
 def test_with_the_kl_in_the_reward_the_optimum_is_reached_exactly(estimator) -> None:
     """There every answer earns r - beta log(policy / reference) = beta log Z, so advantages, and with them the noise of the
     samples, are 0: what is left after 200 steps is the rate of convergence, beta x the rarest probability x rate."""
-    settings = PpoAlgorithm(estimator=estimator, answers_per_prompt=2, whiten=False, grpo_scale="none")
+    scale = "none" if estimator == "grpo" else "deviation"
+    settings = PpoAlgorithm(estimator=estimator, answers_per_prompt=2, whiten=False, grpo_scale=scale)
     bandit = Bandit(settings, count=200)
     for _ in range(200):
         measured = bandit.step(BETA)
