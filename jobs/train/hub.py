@@ -44,12 +44,13 @@ class HubState:
         return [Heard(beat, now - when) for _, (beat, when) in sorted(self._beats.items())]
 
     def begin(self, ranks: int) -> None:
-        """A group of ranks starts; every one but the first is told of, as it is there because the last one was lost or resized."""
+        """A group of ranks starts; all but the first are told of, as the last one was lost or resized."""
         self._beats.clear()
         self._groups += 1
         if self._groups > 1:
             self.say(
-                f"the ranks were lost or their number changed: group {self._groups}, of {ranks}, goes on from the newest checkpoint"
+                f"the ranks were lost or their number changed: group {self._groups}, of {ranks}, "
+                "goes on from the newest checkpoint"
             )
 
     def stop(self) -> None:
