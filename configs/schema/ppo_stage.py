@@ -139,6 +139,10 @@ class PpoStage(Node):
             raise ValueError("give exactly one of `steps` and `epochs`")
         if self.critic is not None and self.algorithm.estimator != "gae":
             raise ValueError(f"critic: estimator {self.algorithm.estimator} has no critic; remove one of the two")
+        if self.reference is not None and not self.needs_reference:
+            raise ValueError(
+                "reference: with kl.where: none there is none; remove it, or set kl.where to reward or loss"
+            )
         if self.algorithm.prompts_per_step % self.algorithm.minibatches:
             raise ValueError(
                 f"minibatches ({self.algorithm.minibatches}) must divide prompts_per_step "

@@ -77,10 +77,10 @@ def row_of(stage: "PpoEstimate | TrainingEstimate", machine: "Machine") -> dict[
 
 def resources_of(stage: "PpoEstimate") -> dict[str, Any]:
     """What to write below `resources` of the stage for this layout."""
-    from jobs.ppo.roles import ROLLOUT
+    from jobs.ppo.roles import ROLLOUT, resources_key
 
     layout = stage.step.layout
-    models = {role.partition("_")[0]: {"ranks": ranks, "gpus_per_rank": 1} for role, ranks in layout.ranks.items()}
+    models = {resources_key(role): {"ranks": ranks, "gpus_per_rank": 1} for role, ranks in layout.ranks.items()}
     samplers = {
         "ranks": layout.ranks[ROLLOUT], "gpus_per_rank": layout.tensor_parallel,
         "max_num_seqs": max(1, stage.step.sampled_together),

@@ -72,7 +72,9 @@ def run_ppo(job: PpoJob, listener: Listener) -> Ending:
             raised = str(why), step
         losses, reached = (1, step) if step > reached else (losses + 1, reached)
         if losses > stage.checkpoints.max_failures:
-            raise RunFailed(f"{job.name}: actors were lost {losses} times, the last time: {why}") from why
+            slow = ". If it does need that long, raise resources.step_timeout_s, or start_timeout_s for its start"
+            mend = slow if isinstance(why, GroupTimeout) else ""
+            raise RunFailed(f"{job.name}: actors were lost {losses} times, the last time: {why}{mend}") from why
         listener.say(f"an actor was lost ({str(why).splitlines()[0]}); going on from the last checkpoint")
 
 
@@ -153,10 +155,10 @@ def _steps(job: PpoJob, cast: Cast, progress: Progress, listener: Listener) -> E
         cast.busy_s()
     elif heldout is not None:
         progress = _measured(job, cast, heldout, progress, listener)
-    nothing = InFlight(cast.samplers, [])
+    clock, nothing = _Clock(), InFlight(cast.samplers, [])
     sampling = cast.sample(train, Asked("train", progress.step)) if progress.step < total else nothing
     while progress.step < total:
-        clock, asked = _Clock(), Asked("train", progress.step)
+        asked = Asked("train", progress.step)
         last = progress.step + 1 == total
         judged = _judged(cast, train, asked, sampling, listener)
         clock.ended("sample")
@@ -177,11 +179,13 @@ def _steps(job: PpoJob, cast: Cast, progress: Progress, listener: Listener) -> E
         if heldout is not None and stage.heldout and (last or progress.step % stage.heldout.every_steps == 0):
             progress = _measured(job, cast, heldout, progress, listener)
             health.check_heldout(progress.history)
+        clock = _Clock()  # of the next step, whose answers are sampled while this one is saved
         if not stage.staleness and not last:
             sampling = cast.sample(train, Asked("train", progress.step))
         stopping = listener.stop_asked() and not last
         if last or stopping or progress.step % stage.checkpoints.every_steps == 0:
             _save(cast, progress)
+            clock.ended("save")
             kill_points.reach("ppo_saving")
         if stopping:
             _settle(cast)

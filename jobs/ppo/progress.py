@@ -14,6 +14,7 @@ from jobs.ppo.kl import KlState, kl_in_unit, next_coefficient
 from jobs.ppo.learners import Updated
 from jobs.ppo.rewards import RunningScale
 from jobs.ppo.roles import CRITIC, POLICY
+from jobs.ppo.samples import DIRECTORY, step_of
 from jobs.train.checkpoint import Checkpoint, find_checkpoints, remove
 
 SCALE = "state/reward_"
@@ -54,7 +55,8 @@ def resume(job: PpoJob) -> Progress:
     """Where the run goes on: after the newest step that all learners have a committed checkpoint of.
 
     What one learner alone has of later steps is removed: they are done again, and may come out otherwise where answers are
-    sampled a step behind or in bf16. A policy and a critic of one step must have learnt from the same answers.
+    sampled a step behind or in bf16. So are samples of later steps. A policy and a critic of one step must have learnt from the same
+    answers.
 
     Raises:
         LeaseLost: another attempt works on the run.
@@ -65,12 +67,21 @@ def resume(job: PpoJob) -> Progress:
     for alone in (one for of_role in found.values() for one in of_role if one.step > step):
         check_attempt(job.artifact, job.attempt)
         remove(alone)
+    _forget_samples_after(job, step)
     if not step:
         return Progress(0, KlState(job.stage.algorithm.kl.coef), RunningScale(), ())
     history = tuple([one for one in found[POLICY] if one.step == step][-1].history())
     last = next(entry for entry in reversed(history) if COEFFICIENT in entry)
     scale = {name.removeprefix(SCALE): value for name, value in last.items() if name.startswith(SCALE)}
     return Progress(step, KlState(last[COEFFICIENT]), RunningScale(**scale), history)
+
+
+def _forget_samples_after(job: PpoJob, step: int) -> None:
+    """No policy that is left has given these answers; and the newest ones are what people are shown."""
+    for name in job.artifact.names(DIRECTORY):
+        if step_of(name) > step:
+            check_attempt(job.artifact, job.attempt)
+            job.artifact.remove(DIRECTORY, name)
 
 
 def _common(found: Mapping[str, Sequence[Checkpoint]]) -> set[int]:

@@ -37,3 +37,8 @@ def _role(asked: RoleResources | EngineResources) -> Role:
 
 def reward_role(number: int) -> str:
     return f"{REWARD}_{number}"
+
+
+def resources_key(role: str) -> str:
+    """Where the stage's `resources` say what a role is given: those of all judges are in one place."""
+    return REWARD if role == GOLD else role.partition("_")[0]

@@ -47,6 +47,11 @@ def file_of(asked: Asked) -> str:
     return f"step-{asked.step + 1:06d}.parquet" if asked.split == "train" else f"heldout-{asked.step:06d}.parquet"
 
 
+def step_of(file: str) -> int:
+    """As people count, of the name of a file."""
+    return int(file.rpartition("-")[2].partition(".")[0])
+
+
 class SampleWriter:
     """Keeps the tokenizer, which takes longer to load than the answers of a step to write."""
 

@@ -12,6 +12,7 @@ from configs.schema.run import Run, stage_inputs
 from configs.schema.training import TrainStage
 from jobs.estimate.memory import RankMemory, learner_memory
 from jobs.pipeline import PlannedStage
+from jobs.ppo.roles import resources_key
 from jobs.preflight.fit import held_by_training
 from jobs.preflight.ppo import memory_of, models_of
 from jobs.preflight.rows import context_of
@@ -62,8 +63,7 @@ def shares_of(run: Run, planned: PlannedStage, waiting: dict[str, PlannedStage],
     memory = memory_of(stage, models, context_of(run, store, stage.shards))
     gpus = _gpus_per_rank(stage)
     return [
-        Share(role, memory.layout.ranks[role], gpus[role.partition("_")[0]], rank)
-        for role, rank in memory.ranks.items()
+        Share(role, memory.layout.ranks[role], gpus[resources_key(role)], rank) for role, rank in memory.ranks.items()
     ]
 
 

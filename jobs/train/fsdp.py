@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal, cast
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
@@ -36,6 +37,9 @@ def set_threads(threads: int) -> None:
 def build_mesh(world_size: int, replicate: int = 1) -> DeviceMesh:
     """The mesh replicate x shard x context over all ranks; torch.distributed must be initialised.
 
+    A group that has NCCL computes on GPUs. One without does not, also where its host has some: they are others', as Ray hides
+    none from an actor that asked for none.
+
     Raises:
         ValueError: `replicate` does not divide the world.
     """
@@ -43,7 +47,7 @@ def build_mesh(world_size: int, replicate: int = 1) -> DeviceMesh:
         raise ValueError(
             f"{world_size} ranks cannot be cut into {replicate} replicas; choose a divisor of {world_size}"
         )
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = "cuda" if "nccl" in dist.get_backend_config() else "cpu"
     # One context rank: a segment is never cut over ranks yet, and the axis keeps its place in the mesh.
     shape = (replicate, world_size // replicate, 1)
     return init_device_mesh(device, shape, mesh_dim_names=("replicate", "shard", "context"))

@@ -116,6 +116,22 @@ def test_a_plan_says_what_every_rank_will_hold(toy: ToyRun) -> None:
     assert answer.code == 0 and "memory (calculated)" in answer.stdout and "reward_0" in answer.stdout
 
 
+GOLD = 'stages.ppo.heldout={"prompts": 2, "every_steps": 1, "gold": {"model": "reward"}}'
+
+
+def test_a_gold_reward_model_is_given_what_rewards_are(toy: ToyRun) -> None:
+    document = json.loads(acclimate("plan", str(toy.config), GOLD, "--json").stdout)
+    roles = [share["role"] for row in document["stages"] if row["name"] == "ppo" for share in row["memory"]]
+    assert roles == ["policy", "critic", "reference", "reward_0", "gold", "rollout"]
+    answer = acclimate("plan", str(toy.config), GOLD, "--on", "8xA100", "--json")
+    assert answer.code == 0, answer.stderr
+    found = next(stage for stage in json.loads(answer.stdout)["stages"] if stage["name"] == "ppo")
+    assert "gold" in found["memory_per_gpu"] and "gold" not in found["resources"]
+    again = acclimate("plan", str(toy.config), GOLD, "--on", "8xA100", "--json",
+                      f"stages.ppo.resources={json.dumps(found['resources'])}")  # fmt: skip
+    assert again.code == 0, again.stderr
+
+
 def test_a_ppo_stage_larger_than_this_machine_is_refused(toy: ToyRun) -> None:
     answer = acclimate("plan", str(toy.config), "stages.ppo.resources.rollout.kv_cache_gib=100000")
     told = " ".join(answer.stderr.split())

@@ -55,6 +55,10 @@ def test_what_does_not_fit_is_refused(values: dict, message: str) -> None:
             {"algorithm": {"prompts_per_step": 3, "answers_per_prompt": 2, "minibatches": 2}},
             "the answers to a prompt stay together",
         ),
+        (
+            {"reference": "other", "algorithm": {"kl": {"where": "none"}}},
+            "reference: with kl.where: none there is none",
+        ),
         ({"lora": {"dropout": 0.1}}, "lora.dropout"),
         (
             {"algorithm": {"kl": {"where": "none"}}, "health": {"kl_ceiling": 5.0}},

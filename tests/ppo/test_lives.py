@@ -64,6 +64,8 @@ def test_losses_are_counted_since_the_last_saved_step(monkeypatch: pytest.Monkey
 def test_every_kind_of_loss_is_one(monkeypatch: pytest.MonkeyPatch, lost: BaseException) -> None:
     ended, said = live(monkeypatch, [(lost, 1), (None, 9)])
     assert ended is Ending.FINISHED and str(lost) in said[0]
+    ended, _ = live(monkeypatch, [*((lost, 1) for _ in range(4)), (None, 9)])
+    assert ("raise resources.step_timeout_s" in str(ended)) == isinstance(lost, GroupTimeout)
 
 
 def test_a_cluster_without_room_is_waited_for_only_after_a_loss(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """The loop of the driver with made-up actors: in which order it asks them, and whose work it counts for which step."""
 
 import math
+import time
 from types import SimpleNamespace
 from typing import Any
 
@@ -49,6 +50,9 @@ class MadeUpCast:
         return taken
 
 
+SAVE_S = 0.05
+
+
 def run(monkeypatch: pytest.MonkeyPatch, cast: MadeUpCast, **changes: Any) -> tuple[list[dict[str, float]], list[str]]:
     """What a run of STEPS steps told: metrics and sentences."""
 
@@ -66,7 +70,7 @@ def run(monkeypatch: pytest.MonkeyPatch, cast: MadeUpCast, **changes: Any) -> tu
 
     replaced: dict[str, Any] = {
         "read_prompts": lambda shards, split: range(3), "_judged": lambda *arguments: None, "_update": update, "_synced": sync,
-        "evaluate": evaluate, "_save": lambda *arguments: None, "_settle": lambda *arguments: None,
+        "evaluate": evaluate, "_save": lambda *arguments: time.sleep(SAVE_S), "_settle": lambda *arguments: None,
         "gather": lambda *arguments: None,
     }  # fmt: skip
     for name, value in replaced.items():
@@ -102,6 +106,13 @@ def test_every_step_tells_the_work_and_the_speed_of_its_roles(monkeypatch: pytes
         assert metrics["busy/rollout/sample_s"] == metrics["busy/policy/update_s"] == 0.001
         assert metrics["tokens_per_s/rollout/sample"] == metrics["tokens_per_s/policy/update"] == pytest.approx(50_000)
         assert "tokens_per_s/policy/sync" not in metrics
+
+
+def test_what_a_save_takes_is_part_of_the_next_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whose answers are sampled meanwhile."""
+    steps, _ = run(monkeypatch, MadeUpCast(), checkpoints={"every_steps": 2})
+    assert ["time/save_s" in metrics for metrics in steps] == [False, False, True]
+    assert steps[2]["time/step_s"] >= steps[2]["time/save_s"] >= SAVE_S
 
 
 def test_fewer_heldout_prompts_than_were_asked_for_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
