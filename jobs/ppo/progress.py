@@ -55,8 +55,8 @@ def resume(job: PpoJob) -> Progress:
     """Where the run goes on: after the newest step that all learners have a committed checkpoint of.
 
     What one learner alone has of later steps is removed: they are done again, and may come out otherwise where answers are
-    sampled a step behind or in bf16. So are samples of later steps. A policy and a critic of one step must have learnt from the same
-    answers.
+    sampled a step behind or in bf16. So are samples of later steps. A policy and a critic of one step must have learnt from
+    the same answers.
 
     Raises:
         LeaseLost: another attempt works on the run.
