@@ -57,13 +57,16 @@ def _show(kind: str, step: int, listed: list[dict[str, Any]], rows: int) -> None
     best = listed[: (rows + 1) // 2]
     worst = listed[max(len(best), len(listed) - rows // 2) :]
     table = Table(title=f"{kind} {step}: {len(listed)} answers, best and worst", show_lines=True)
-    for column in ("score", "KL", "tokens", "prompt", "answer"):
-        table.add_column(column, justify="right" if column in ("score", "KL", "tokens") else "left")
+    with_gold = any(row["gold"] is not None for row in listed)
+    numbers = ("score", *(("gold",) if with_gold else ()), "KL", "tokens")
+    for column in (*numbers, "prompt", "answer"):
+        table.add_column(column, justify="right" if column in numbers else "left")
     for row in [*best, *worst]:
         kl = "" if row["kl"] is None else f"{row['kl']:.2f}"
+        gold = [] if not with_gold else ["" if row["gold"] is None else f"{row['gold']:.3f}"]
         ending = "" if row["finished"] else " [dim](cut off)[/dim]"
         table.add_row(
-            f"{row['score']:.3f}", kl, str(len(row["answer_ids"])), escape(_short(row["question"])),
+            f"{row['score']:.3f}", *gold, kl, str(len(row["answer_ids"])), escape(_short(row["question"])),
             escape(_short(row["answer"])) + ending,
         )  # fmt: skip
     Console().print(table)

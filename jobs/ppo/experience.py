@@ -40,6 +40,8 @@ class Experience:
     answers_per_prompt: int
     gold: Scores = field(default_factory=dict)
     """Of held-out answers, where a judge is there that nobody learns from."""
+    sources: tuple[Scores, ...] = ()
+    """What each source said, before its weight; NaN where it has no opinion."""
 
     def tokens_of_prompts(self) -> dict[int, int]:
         """`tokens_by_prompt` of all of them."""
@@ -56,6 +58,13 @@ class Experience:
         if not column:
             return None
         return [torch.from_numpy(column[self.number(rollout)]) for rollout in rollouts]
+
+    def source_means(self) -> dict[str, float]:
+        """Of several sources the mean score of each, over the answers it has an opinion of: which of them is it that rises?"""
+        if len(self.sources) < 2:
+            return {}
+        said = [[score for score in scores.values() if not math.isnan(score)] for scores in self.sources]
+        return {f"source_{number}": float(np.mean(scores)) for number, scores in enumerate(said) if scores}
 
     def all_scores(self) -> Tensor:
         """fp64 (S,) in the order of prompts and samples."""
@@ -94,6 +103,7 @@ def fetch(judged: Judged, answers_per_prompt: int, staleness: int) -> Experience
         _merged(judged.old),
         answers_per_prompt,
         _merged(judged.gold),
+        tuple(scores for _, scores in sources),
     )
 
 
@@ -238,7 +248,8 @@ def watched(experience: Experience) -> Watched:
             if number in values:
                 of_prompts.setdefault(answers[number].prompt_id, []).append(values[number])
         by_prompt[name] = {prompt: float(np.mean(of_prompt)) for prompt, of_prompt in of_prompts.items()}
-    return Watched({name: float(np.mean(list(values.values()))) for name, values in seen.items()}, by_prompt)
+    means = {name: float(np.mean(list(values.values()))) for name, values in seen.items()}
+    return Watched(means | experience.source_means(), by_prompt)
 
 
 def as_column(experience_numbers: Sequence[int], values: Sequence[Tensor]) -> Column:

@@ -145,7 +145,10 @@ class Policy:
             if learns:
                 metrics = learn(self.learner, batches, loss_of, rate, job, control.step, algorithm.temperature)
             return Updated(
-                {**metrics, "learning_rate": rate, **per_answer(totals)},
+                {
+                    **metrics, "learning_rate": rate, **per_answer(totals),
+                    **{f"reward/{name}": mean for name, mean in experience.source_means().items()},
+                },
                 scale, totals.get("kl", 0.0), totals["actions"], int(totals["answers"]),
             )  # fmt: skip
 

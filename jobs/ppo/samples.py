@@ -33,13 +33,15 @@ SAMPLE_SCHEMA = pa.schema(
         ("answer", pa.large_string()),
         ("finished", pa.bool_()),
         ("score", pa.float64()),
+        ("source_scores", pa.list_(pa.float64())),
         ("gold", pa.float64()),
         ("kl", pa.float64()),
         ("sampler_logprobs", pa.list_(pa.float32())),
     ]
 )
-"""`prompt` is its place in the step; `kl` is k1 to the reference over the whole answer in nats, null without a reference; `gold`
-is null but for held-out answers that a gold reward has an opinion of."""
+"""`prompt` is its place in the step; `source_scores` are those of each reward before its weight, null without an opinion; `kl` is k1
+to the reference over the whole answer in nats, null without a reference; `gold` is null but for held-out answers that a gold
+reward has an opinion of."""
 
 
 def file_of(asked: Asked) -> str:
@@ -76,6 +78,7 @@ class SampleWriter:
                 "version": rollout.version, "prompt_ids": rollout.prompt_ids, "answer_ids": rollout.answer_ids,
                 "question": self._decode(rollout.prompt_ids), "answer": self._decode(rollout.answer_ids),
                 "finished": rollout.finished, "score": experience.scores[number],
+                "source_scores": [None if math.isnan(scores[number]) else scores[number] for scores in experience.sources],
                 "gold": gold, "kl": kl, "sampler_logprobs": rollout.sampler_logprobs,
             })  # fmt: skip
         sink = io.BytesIO()

@@ -81,5 +81,10 @@ def test_a_missing_opinion_is_null(tmp_path: Path) -> None:
     writer: Any = SampleWriter.__new__(SampleWriter)
     writer._job, writer._decode = SimpleNamespace(artifact=directory, attempt=1), str
     answers = {0: make_rollouts([(4, 3), (4, 5)])}
-    writer.write(Asked("heldout", 0), Experience(answers, {0: 1.0, 1: 2.0}, {}, {}, {}, 2, {0: NAN, 1: 3.0}))
-    assert [row["gold"] for row in shown(store, FIRST, "--heldout")["samples"]] == [3.0, None]
+    sources = ({0: 1.0, 1: 2.0}, {0: 0.5, 1: NAN})
+    writer.write(Asked("heldout", 0), Experience(answers, {0: 1.0, 1: 2.0}, {}, {}, {}, 2, {0: NAN, 1: 3.0}, sources))
+    rows = shown(store, FIRST, "--heldout")["samples"]
+    assert [row["gold"] for row in rows] == [3.0, None]
+    assert [row["source_scores"] for row in rows] == [[2.0, None], [1.0, 0.5]]
+    table = acclimate("samples", FIRST, "--heldout", "--store", store.root).stdout
+    assert "gold" in table and "3.000" in table

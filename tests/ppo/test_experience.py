@@ -1,6 +1,7 @@
 """What is made of judgements: scores without a number, from judges with and without an opinion."""
 
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,6 +20,18 @@ def heldout(gold: dict[int, float]) -> Experience:
     rollouts = make_rollouts([(4, 3), (4, 5), (4, 2), (4, 6)])
     answers = {0: rollouts[:2], 1: rollouts[2:]}
     return Experience(answers, {0: 1.0, 1: 2.0, 2: 4.0, 3: 5.0}, {}, {}, {}, 2, gold)
+
+
+def test_of_several_rewards_each_is_told() -> None:
+    """A weighted sum does not show which of them is exploited."""
+    nan = math.nan
+    one = replace(heldout({}), sources=({0: 1.0, 1: 2.0, 2: 4.0, 3: 5.0},))
+    assert one.source_means() == {} and "source_0" not in watched(one).metrics
+    both = replace(one, sources=(*one.sources, {0: nan, 1: 8.0, 2: nan, 3: 2.0}))
+    assert both.source_means() == {"source_0": 3.0, "source_1": 5.0}
+    assert watched(both).metrics["source_1"] == 5.0 and "source_1" not in watched(both).by_prompt
+    silent = replace(one, sources=(*one.sources, dict.fromkeys(range(4), nan)))
+    assert silent.source_means() == {"source_0": 3.0}
 
 
 def test_a_gold_reward_without_opinion_of_some_answers_is_the_mean_of_the_others() -> None:
