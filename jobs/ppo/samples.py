@@ -39,8 +39,8 @@ SAMPLE_SCHEMA = pa.schema(
         ("sampler_logprobs", pa.list_(pa.float32())),
     ]
 )
-"""`prompt` is its place in the step; `source_scores` are those of each reward before its weight, null without an opinion; `kl` is k1
-to the reference over the whole answer in nats, null without a reference; `gold` is null but for held-out answers that a gold
+"""`prompt` is its place in the step; `source_scores` are those of each reward before its weight, null without an opinion; `kl` is
+k1 to the reference over the whole answer in nats, null without a reference; `gold` is null but for held-out answers that a gold
 reward has an opinion of."""
 
 
