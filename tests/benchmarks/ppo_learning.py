@@ -4,7 +4,7 @@
 
     instructions --> questions that ask for one sentence; the short ones are answered by the beginnings of answers, 24 tokens
     base model --6 or 8 answers a prompt--> pairs by formula --acclimate run *proxy.yaml--> reward model (proxy)
-    base model --16 answers a held-out prompt, judged by each--> best-of-n: score and KL (ppo_best_of_n.py)
+    base model --32 answers a held-out prompt, judged by each--> best-of-n: score and KL (ppo_best_of_n.py)
     ppo_runs/{gain,over,few_commas*,short_ease}.yaml --acclimate run--> history: held-out score, gold score and KL every few steps
 
 The true (gold) reward is a formula; the pairs are constructed by it and judged by nobody. `few_commas` is GRPO on such a formula,
@@ -63,7 +63,7 @@ SHORT = Questions("short_prompts", longest=65, new_tokens=24, system="Answer in 
 """A prompt of 30 tokens: ten times as many answers in the time."""
 HELDOUT_PROMPTS = 100
 """At most. Of short ones there are 80."""
-BEST_OF = 16
+BEST_OF = 32
 LEAST_DIFFERENCE = 0.05
 """Pairs that the formula hardly tells apart teach nothing but that they are alike."""
 OUTPUT = ROOT / "artifacts" / "ppo_learning"
