@@ -83,7 +83,7 @@ class Proxy:
     """Of both answers of a pair. A proxy that has seen none shorter than the formula wants believes that shorter is better."""
     ties_both_ways: bool = False
     """Pairs that the formula scores alike are given in both orders, as from judges who disagree: the proxy learns to call them
-    alike too. Otherwise it tells them apart by whatever it has, which best-of-n chooses by and no policy can follow."""
+    alike, too, and does not tell them apart by whatever it finds."""
 
 
 PROXIES = {
