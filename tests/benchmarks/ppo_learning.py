@@ -3,7 +3,7 @@
     python tests/benchmarks/ppo_learning.py [--seeds 1 2 3] [--only gain few_commas short_ease few_commas_model over]
 
     instructions --> questions that ask for one sentence; the short ones are answered by the beginnings of answers, 24 tokens
-    base model --6 or 8 answers a prompt--> pairs by formula --acclimate run *proxy.yaml--> reward model (proxy)
+    base model --6 or 16 answers a prompt--> pairs by formula --acclimate run *proxy.yaml--> reward model (proxy)
     base model --32 answers a held-out prompt, judged by each--> best-of-n: score and KL (ppo_best_of_n.py)
     ppo_runs/{gain,over,few_commas*,short_ease}.yaml --acclimate run--> history: held-out score, gold score and KL every few steps
 
