@@ -12,8 +12,8 @@ from rich.table import Table
 from configs.errors import UserError
 from jobs.cli.inspect import JsonOption
 from jobs.cli.places import StoreOption, open_for_looking
+from jobs.ppo.sample_files import DIRECTORY, step_of
 
-STEP_FILE = re.compile(r"(step|heldout)-(\d+)\.parquet")
 KEY = re.compile(r"(ppo-)?[0-9a-f]{16}")
 SHOWN_CHARACTERS = 600
 
@@ -37,15 +37,15 @@ def samples(
 
     directory = _artifact_directory(run, open_for_looking(store))
     kind, what = ("heldout", "held-out samples") if heldout else ("step", "samples")
-    found = [STEP_FILE.fullmatch(name) for name in directory.names("samples")]
-    steps = sorted(int(match[2]) for match in found if match is not None and match[1] == kind)
+    found = [step_of(name, kind) for name in directory.names(DIRECTORY)]
+    steps = sorted(step for step in found if step is not None)
     if not steps:
         when = "every evaluation, where the stage has `heldout`" if heldout else "every step"
         raise NoSamples(f"{run} has no {what} yet; they are written with {when}")
     if step is not None and step not in steps:
         raise NoSamples(f"{run} has no {what} of step {step}: there are steps {_listed(steps)}")
     chosen = steps[-1] if step is None else step
-    table = pq.read_table(io.BytesIO(directory.read("samples", f"{kind}-{chosen:06d}.parquet")))
+    table = pq.read_table(io.BytesIO(directory.read(DIRECTORY, f"{kind}-{chosen:06d}.parquet")))
     listed = sorted(table.to_pylist(), key=lambda row: -row["score"])
     if as_json:
         print(json.dumps({"step": chosen, "samples": listed}, ensure_ascii=False))  # noqa: T201 - data goes to stdout

@@ -14,7 +14,7 @@ from jobs.ppo.kl import KlState, kl_in_unit, next_coefficient
 from jobs.ppo.learners import Updated
 from jobs.ppo.rewards import RunningScale
 from jobs.ppo.roles import CRITIC, POLICY
-from jobs.ppo.samples import DIRECTORY, step_of
+from jobs.ppo.sample_files import DIRECTORY, step_of
 from jobs.train.checkpoint import Checkpoint, find_checkpoints, remove
 
 SCALE = "state/reward_"
@@ -79,7 +79,7 @@ def resume(job: PpoJob) -> Progress:
 def _forget_samples_after(job: PpoJob, step: int) -> None:
     """No policy that is left has given these answers; and the newest ones are what people are shown."""
     for name in job.artifact.names(DIRECTORY):
-        if step_of(name) > step:
+        if (step_of(name) or 0) > step:
             check_attempt(job.artifact, job.attempt)
             job.artifact.remove(DIRECTORY, name)
 

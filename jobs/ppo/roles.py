@@ -42,3 +42,8 @@ def reward_role(number: int) -> str:
 def resources_key(role: str) -> str:
     """Where the stage's `resources` say what a role is given: those of all judges are in one place."""
     return REWARD if role == GOLD else role.partition("_")[0]
+
+
+def gpus_per_rank(stage: PpoStage, role: str) -> float:
+    """Of a role that has a model, as the stage's `resources` ask."""
+    return getattr(stage.resources, resources_key(role)).gpus_per_rank

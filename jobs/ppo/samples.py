@@ -19,8 +19,8 @@ from cluster.lease import check_attempt
 from jobs.corpus.segments import load_tokenizer, read_tokenizer_files
 from jobs.ppo.experience import Experience
 from jobs.ppo.job import Asked, PpoJob
+from jobs.ppo.sample_files import DIRECTORY
 
-DIRECTORY = "samples"
 SAMPLE_SCHEMA = pa.schema(
     [
         ("step", pa.int64()),
@@ -47,11 +47,6 @@ reward has an opinion of."""
 def file_of(asked: Asked) -> str:
     """Steps are counted from 1 where people see them; held-out prompts are answered after `asked.step` of them."""
     return f"step-{asked.step + 1:06d}.parquet" if asked.split == "train" else f"heldout-{asked.step:06d}.parquet"
-
-
-def step_of(file: str) -> int:
-    """As people count, of the name of a file."""
-    return int(file.rpartition("-")[2].partition(".")[0])
 
 
 class SampleWriter:

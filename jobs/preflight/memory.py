@@ -12,7 +12,7 @@ from configs.schema.run import Run, stage_inputs
 from configs.schema.training import TrainStage
 from jobs.estimate.memory import RankMemory, learner_memory
 from jobs.pipeline import PlannedStage
-from jobs.ppo.roles import resources_key
+from jobs.ppo.roles import gpus_per_rank
 from jobs.preflight.fit import held_by_training
 from jobs.preflight.ppo import memory_of, models_of
 from jobs.preflight.rows import context_of
@@ -61,15 +61,6 @@ def shares_of(run: Run, planned: PlannedStage, waiting: dict[str, PlannedStage],
     found = measure(origin.directory, origin.trust_remote_code, "logprobs", stage.lora)
     models = models_of(stage, {key: there for key, there in origins.items() if there}, found)
     memory = memory_of(stage, models, context_of(run, store, stage.shards))
-    gpus = _gpus_per_rank(stage)
     return [
-        Share(role, memory.layout.ranks[role], gpus[resources_key(role)], rank) for role, rank in memory.ranks.items()
+        Share(role, memory.layout.ranks[role], gpus_per_rank(stage, role), rank) for role, rank in memory.ranks.items()
     ]
-
-
-def _gpus_per_rank(stage: PpoStage) -> dict[str, float]:
-    resources = stage.resources
-    named = {
-        "policy": resources.policy, "critic": resources.critic, "reference": resources.reference, "reward": resources.reward,
-    }  # fmt: skip
-    return {role: own.gpus_per_rank for role, own in named.items()} | {"rollout": resources.rollout.gpus_per_rank}

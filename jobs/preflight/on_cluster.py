@@ -20,7 +20,7 @@ from jobs.estimate.rounding import rounded
 from jobs.estimate.search import Saturation, fastest, saturation
 from jobs.estimate.step import Step, calculate
 from jobs.estimate.time import Bound, Machine, Passes, learning
-from jobs.ppo.roles import resources_key
+from jobs.ppo.roles import gpus_per_rank
 from jobs.preflight.fit import held_by_training
 from jobs.preflight.origin import Origin
 from jobs.preflight.ppo import models_of, ways_to_fit
@@ -146,10 +146,7 @@ def _training(run: Run, name: str, stage: TrainStage, store: Store, machine: Mac
 
 def _asks_for_gpus(name: str, stage: PpoStage) -> bool:
     """Whether the stage has a layout of its own. Raises UserError where only some of its models have a GPU each."""
-    gpus = {
-        role: getattr(stage.resources, resources_key(role)).gpus_per_rank
-        for role in layout_of(stage).ranks
-    }  # fmt: skip
+    gpus = {role: gpus_per_rank(stage, role) for role in layout_of(stage).ranks}
     if not any(gpus.values()):
         return False
     wrong = sorted(role for role, number in gpus.items() if number < 1)

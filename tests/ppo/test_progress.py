@@ -73,12 +73,12 @@ def test_a_step_whose_learners_tell_different_histories_is_forgotten(artifact: S
 
 def test_answers_of_a_policy_that_is_no_more_are_forgotten(artifact: Store) -> None:
     """Two steps were done after the last checkpoint; the newest samples are those of the policy that is left."""
-    for name in ("step-000002", "step-000003", "step-000004", "heldout-000002", "heldout-000004"):
+    for name in ("step-000002", "step-000003", "step-000004", "heldout-000002", "heldout-000004", "mine"):
         artifact.write(f"samples/{name}.parquet", b"rows")
     for role in ("policy", "critic"):
         write_checkpoint(artifact, 1, role, 2)
     assert resume(job_of(artifact)).step == 2
-    assert artifact.names("samples") == ["heldout-000002.parquet", "step-000002.parquet"]
+    assert artifact.names("samples") == ["heldout-000002.parquet", "mine.parquet", "step-000002.parquet"]
 
 
 def test_without_a_common_step_all_begin_again(artifact: Store) -> None:
